@@ -1,0 +1,1 @@
+"""Words everyone shares: errors, sites, cases and results. NumPy only, no model."""

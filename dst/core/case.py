@@ -1,0 +1,410 @@
+"""`Case`: one prompt, what its context supports, and what association would say.
+
+A case is what a person types and what a line of a cases file holds. It knows no
+tokenizer: which tokens its roles and answers become is decided in `dst.models.tokens`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from dst.core.errors import CaseError
+
+Message = Mapping[str, str]
+"""One chat message: ``{"role": "user", "content": "..."}``."""
+
+Prompt = str | tuple[Message, ...]
+"""A prompt as text, or as chat messages that go through the model's template."""
+
+VARIANTS = ("swap", "neutral", "substitute", "clean")
+ALIASES = {"factual_answer": "contextual", "hallucinated_answer": "associative"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt with its two answers, its roles and its variants (METHOD 0).
+
+    Every field that holds several texts also takes one text. The answer is read right
+    after ``prompt`` + ``prefix``.
+
+    Attributes:
+        prompt: Text, or chat messages. Text with ``chat=True`` becomes one user message.
+        contextual: Forms of the answer that the context supports (A+).
+        associative: Forms of the answer that association supports (A-). May be empty:
+            `dst.explain` then asks the model for its own answer.
+        subject: The word whose mentions carry the association; all whole-word mentions count.
+        cue: Spans that carry the context; a cue may be a sentence that holds the subject.
+        question: Span of the question, if there is one.
+        distractor: Spans that are neither cue nor subject nor question.
+        prefix: Text of the reply before the answer, teacher-forced.
+        chat: Send a text prompt through the chat template as a user message.
+        system: System message placed before the prompt (chat only).
+        swap: The prompt with the cue of the other sense. One text or draws.
+        neutral: The prompt with a neutral cue (x_0). One text or draws.
+        substitute: The prompt with the subject replaced by an unrelated noun, cue kept
+            (x_sub). One text or draws.
+        clean: The prompt without distractors; compared by outcome, so its length is free.
+        paraphrases: Other wordings of the same prompt.
+        twin_question: For a yes/no prompt, the same prompt asking for the other sense.
+        context_words: Concept words of the context (V_c), never an answer.
+        competing_words: Concept words of the association (V_a), never an answer.
+        label: What is known of the outcome, if anything.
+        group: Unit for grouped statistics, such as the ambiguous word.
+        case_id: Stable name; by default the first 12 digits of the content's SHA-256.
+
+    Raises:
+        CaseError: A field is empty, of the wrong type, or contradicts another; names the
+            field, what was found and what was expected.
+    """
+
+    prompt: Prompt
+    contextual: tuple[str, ...] = ()
+    associative: tuple[str, ...] = ()
+    subject: str | None = None
+    cue: tuple[str, ...] = ()
+    question: str | None = None
+    distractor: tuple[str, ...] = ()
+    prefix: str = ""
+    chat: bool = False
+    system: str | None = None
+    swap: tuple[Prompt, ...] = ()
+    neutral: tuple[Prompt, ...] = ()
+    substitute: tuple[Prompt, ...] = ()
+    clean: tuple[Prompt, ...] = ()
+    paraphrases: tuple[Prompt, ...] = ()
+    twin_question: Prompt | None = None
+    context_words: tuple[str, ...] = ()
+    competing_words: tuple[str, ...] = ()
+    label: str | None = None
+    group: str | None = None
+    case_id: str = field(default="")
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        put("prompt", _prompt("prompt", self.prompt))
+        for name in ("contextual", "associative", "cue", "distractor"):
+            put(name, _texts(name, getattr(self, name)))
+        for name in ("context_words", "competing_words"):
+            put(name, _texts(name, getattr(self, name)))
+        for name in (*VARIANTS, "paraphrases"):
+            put(name, _draws(name, getattr(self, name)))
+        for name in ("subject", "question", "system", "label", "group"):
+            put(name, _optional_text(name, getattr(self, name)))
+        if self.twin_question is not None:
+            put("twin_question", _prompt("twin_question", self.twin_question))
+        if not isinstance(self.prefix, str) or not isinstance(self.case_id, str):
+            raise _bad("prefix" if not isinstance(self.prefix, str) else "case_id", "not text")
+        if not isinstance(self.chat, bool):
+            raise _bad("chat", f"{self.chat!r}", "true or false")
+        if self.system is not None and not self.is_chat:
+            raise _bad("system", "a system message without chat", "chat=True, or chat messages")
+        self._check_spans()
+        self._check_answers()
+        self._check_word_lists()
+        if not self.case_id:
+            put("case_id", self.content_hash()[:12])
+
+    # -- reading ---------------------------------------------------------------------
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the prompt goes through the model's chat template."""
+        return self.chat or not isinstance(self.prompt, str)
+
+    @property
+    def text(self) -> str:
+        """What the user wrote: the prompt, or the contents of the messages, a line each."""
+        return text_of(self.prompt)
+
+    def messages(self, prompt: Prompt | None = None) -> tuple[Message, ...]:
+        """The chat messages of ``prompt`` (by default the case's own).
+
+        A variant given as text replaces the last user message of a case given as messages.
+        """
+        prompt = self.prompt if prompt is None else prompt
+        if not isinstance(prompt, str):
+            return prompt
+        if isinstance(self.prompt, str):
+            head = ({"role": "system", "content": self.system},) if self.system else ()
+            return (*head, {"role": "user", "content": prompt})
+        last = max(i for i, message in enumerate(self.prompt) if message["role"] == "user")
+        replaced = {**self.prompt[last], "content": prompt}
+        return (*self.prompt[:last], replaced, *self.prompt[last + 1 :])
+
+    def replace(self, **changes: Any) -> Case:
+        """A copy with some fields changed; its ``case_id`` is made anew unless given."""
+        return dataclasses.replace(self, **{"case_id": "", **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that are set, as JSON types; ``Case.from_dict`` reads them back."""
+        values: dict[str, Any] = {}
+        for spec in dataclasses.fields(self):
+            value = getattr(self, spec.name)
+            if value in ((), None, "", False):
+                continue
+            values[spec.name] = _jsonable(value)
+        return values
+
+    def content_hash(self) -> str:
+        """SHA-256 of everything but the ``case_id``, as hexadecimal."""
+        content = {key: value for key, value in self.to_dict().items() if key != "case_id"}
+        return hashlib.sha256(
+            json.dumps(content, sort_keys=True, ensure_ascii=False).encode("utf-8")
+        ).hexdigest()
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> Case:
+        """Read the fields of a mapping; ``factual_answer`` and ``hallucinated_answer`` are aliases.
+
+        Raises:
+            CaseError: A field is unknown (the nearest known one is named), given twice
+                through its alias, missing, or malformed.
+        """
+        if not isinstance(row, Mapping):
+            raise _bad("row", f"{type(row).__name__}", "a JSON object with a prompt")
+        known = [spec.name for spec in dataclasses.fields(cls)]
+        values: dict[str, Any] = {}
+        for key, value in row.items():
+            name = ALIASES.get(key, key)
+            if name not in known:
+                near = difflib.get_close_matches(str(key), [*known, *ALIASES], n=1)
+                hint = f"did you mean {near[0]}" if near else "one of " + ", ".join(known)
+                raise _bad(str(key), "a field of this name", hint)
+            if name in values:
+                raise _bad(str(key), "the field and its alias", "one of the two")
+            if value is not None:
+                values[name] = value
+        if "prompt" not in values:
+            raise _bad("prompt", "no prompt", "the text that the model reads")
+        return cls(**values)
+
+    # -- checks ----------------------------------------------------------------------
+
+    def _check_spans(self) -> None:
+        text = self.text
+        if self.subject is not None and not mentions(text, self.subject):
+            raise _bad(
+                "subject",
+                f"{self.subject!r}, which is not in the prompt",
+                "a word or phrase of the prompt, as it is written there",
+            )
+        for name in ("cue", "distractor", "question"):
+            value = getattr(self, name)
+            for span in (value,) if isinstance(value, str) else value or ():
+                if not mentions(text, span):
+                    raise _bad(
+                        name,
+                        f"{span!r}, which is not in the prompt",
+                        "text of the prompt, as it is written there",
+                    )
+
+    def _check_answers(self) -> None:
+        if not self.contextual:
+            raise _bad("contextual", "no answer", "what the context supports")
+        shared = {_fold(form) for form in self.contextual} & {
+            _fold(form) for form in self.associative
+        }
+        if shared:
+            raise _bad(
+                "associative",
+                f"{sorted(shared)[0]!r}, which is also a contextual answer",
+                "two different answers",
+            )
+
+    def _check_word_lists(self) -> None:
+        context = {_fold(word) for word in self.context_words}
+        competing = {_fold(word) for word in self.competing_words}
+        if both := context & competing:
+            raise _bad(
+                "competing_words",
+                f"{sorted(both)[0]!r}, which is also a context word",
+                "two lists without a common word",
+            )
+        answers = {_fold(form) for form in (*self.contextual, *self.associative)}
+        for name, words in (("context_words", context), ("competing_words", competing)):
+            if hit := words & answers:
+                raise _bad(
+                    name,
+                    f"{sorted(hit)[0]!r}, which is an answer",
+                    "concept words that are no answers (else the score restates the output)",
+                )
+
+
+class CaseList(list[Case]):
+    """Cases that were read, and in ``rejected`` the rows that could not be."""
+
+    def __init__(self, cases: Sequence[Case] = (), rejected: Sequence[BadRow] = ()) -> None:
+        super().__init__(cases)
+        self.rejected = tuple(rejected)
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that is no case: its line (1-based), the field, and why."""
+
+    line: int
+    field: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}, {self.field}: {self.reason}"
+
+
+def load_cases(
+    path: str | Path, *, on_error: Literal["raise", "skip"] = "raise", limit: int | None = None
+) -> CaseList:
+    """Read a cases file: JSON Lines, one case a line, the fields of `Case`.
+
+    Args:
+        path: The file. Empty lines are passed over.
+        on_error: ``"raise"`` reports every bad row at once; ``"skip"`` keeps the good rows
+            and lists the bad in ``.rejected``.
+        limit: Read at most this many cases.
+
+    Raises:
+        CaseError: The file cannot be read, holds no case, has two cases of one id, or
+            (with ``on_error="raise"``) has bad rows.
+    """
+    if on_error not in ("raise", "skip"):
+        raise CaseError(f"on_error is {on_error!r}", expected="'raise' or 'skip'")
+    cases: list[Case] = []
+    rejected: list[BadRow] = []
+    seen: dict[str, int] = {}
+    for line, text in _lines(Path(path)):
+        if limit is not None and len(cases) >= limit:
+            break
+        try:
+            case = Case.from_dict(_parse(text))
+            if case.case_id in seen:
+                raise _bad("case_id", f"{case.case_id!r}, as on line {seen[case.case_id]}", "one")
+            seen[case.case_id] = line
+            cases.append(case)
+        except CaseError as error:
+            rejected.append(BadRow(line, error.field or "row", str(error)))
+    if rejected and on_error == "raise":
+        shown = "; ".join(str(row) for row in rejected[:20])
+        more = f"; and {len(rejected) - 20} more" if len(rejected) > 20 else ""
+        raise CaseError(
+            f"{path} has {len(rejected)} bad row(s): {shown}{more}",
+            do="Mend them, or read the others with on_error='skip'",
+        )
+    if not cases:
+        raise CaseError(f"{path} holds no case", expected="one JSON object a line")
+    return CaseList(cases, rejected)
+
+
+def text_of(prompt: Prompt) -> str:
+    """A prompt's text: itself, or its messages' contents, a line each."""
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(message["content"] for message in prompt)
+
+
+def mentions(text: str, span: str) -> list[tuple[int, int]]:
+    """Character ranges of every whole-word mention of ``span`` in ``text``, ignoring case.
+
+    A mention ends where a word ends: ``bass`` is found in "a bass." and not in "bassoon".
+    Runs of white space in the span match any white space.
+    """
+    parts = [re.escape(part) for part in span.split()]
+    if not parts:
+        return []
+    body = r"\s+".join(parts)
+    left = r"(?<!\w)" if re.match(r"\w", span.split()[0]) else ""
+    right = r"(?!\w)" if re.search(r"\w$", span.split()[-1]) else ""
+    return [match.span() for match in re.finditer(left + body + right, text, re.IGNORECASE)]
+
+
+# -- normalising ------------------------------------------------------------------------
+
+
+def _bad(name: str, found: str, expected: str = "text") -> CaseError:
+    return CaseError(
+        f"The field {name} is wrong: found {found}", expected=expected, field=name
+    )
+
+
+def _fold(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    values = (value,) if isinstance(value, str) else value
+    if not isinstance(values, (list, tuple)):
+        raise _bad(name, f"{value!r}", "a text or a list of texts")
+    for item in values:
+        if not isinstance(item, str) or not item.strip():
+            raise _bad(name, f"{item!r}", "text that is not empty")
+    return tuple(values)
+
+
+def _optional_text(name: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip():
+        raise _bad(name, f"{value!r}", "text that is not empty")
+    return value
+
+
+def _prompt(name: str, value: Any) -> Prompt:
+    if isinstance(value, str):
+        if not value.strip():
+            raise _bad(name, "an empty text", "the text that the model reads")
+        return value
+    if not isinstance(value, (list, tuple)) or not value:
+        raise _bad(name, f"{value!r}", "text, or chat messages")
+    for message in value:
+        if not isinstance(message, Mapping) or not all(
+            isinstance(message.get(key), str) for key in ("role", "content")
+        ):
+            raise _bad(name, f"{message!r}", 'messages like {"role": "user", "content": "..."}')
+    if not any(message["role"] == "user" for message in value):
+        raise _bad(name, "messages without one of the user", "at least one user message")
+    return tuple(dict(message) for message in value)
+
+
+def _draws(name: str, value: Any) -> tuple[Prompt, ...]:
+    """One prompt, or several: a list of objects is one chat, a list of texts is draws."""
+    if isinstance(value, str) or (
+        isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping)
+    ):
+        value = (value,)
+    if not isinstance(value, (list, tuple)):
+        raise _bad(name, f"{value!r}", "a prompt or a list of prompts")
+    return tuple(_prompt(name, item) for item in value)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, tuple):
+        items = [_jsonable(item) for item in value]
+        return items[0] if len(items) == 1 and isinstance(items[0], str) else items
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def _parse(text: str) -> Mapping[str, Any]:
+    try:
+        return cast(Mapping[str, Any], json.loads(text))
+    except json.JSONDecodeError as error:
+        raise _bad("row", f"no JSON ({error.msg} at column {error.colno})", "one object") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise CaseError(f"The cases file {path} does not exist", do="Check the path") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise CaseError(
+            f"The cases file {path} cannot be read ({error})", expected="UTF-8 JSON Lines"
+        ) from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line

@@ -1,0 +1,494 @@
+"""Results: frozen, shape-checked NumPy on the CPU, saved as `.npz` with a JSON header.
+
+A result never holds a model and is never pickled. Axes: ``state`` = n_layers + 1
+(0 = embedding, l = after block l), ``layer`` (0-based), ``pos``, ``role``, ``concept``.
+Contrasts are in logits: LD = logsumexp(contextual answers) - logsumexp(associative answers).
+"""
+
+import dataclasses
+import json
+import math
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar, dataclass_transform
+
+import numpy as np
+from beartype import beartype
+from jaxtyping import Bool, Float, Int, jaxtyped
+
+from dst.core.case import Case
+from dst.core.errors import ResultError
+from dst.core.files import write_atomic
+
+FORMAT = 1
+"""Version of the file format; raised when a file written before can no longer be read."""
+
+_CLASSES: dict[str, type] = {}
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, eq_default=False, field_specifiers=(field,))
+def result(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen dataclass whose shapes are checked when it is made."""
+    frozen: type[T] = dataclass(frozen=True, eq=False)(cls)
+    checked: type[T] = jaxtyped(typechecker=beartype)(frozen)
+    _CLASSES[checked.__name__] = checked
+    return checked
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What it takes to compute a result again.
+
+    Attributes:
+        model: Name or path of the model.
+        revision: Its revision, where it has one.
+        weights_hash: Hash of every weight and its name.
+        backend: The engine that ran it.
+        dtype: Number type of the run.
+        versions: Versions of dst and of the libraries that computed.
+        settings: Every argument that can change a number.
+        seed: Seed of whatever was drawn, if anything was.
+    """
+
+    model: str = ""
+    revision: str = ""
+    weights_hash: str = ""
+    backend: str = ""
+    dtype: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+
+
+class Result:
+    """What every result can do: be saved, be read back, become rows."""
+
+    provenance: Provenance
+
+    def save(self, path: str | Path) -> Path:
+        """Write one ``.npz`` (arrays plus a JSON header) atomically; no pickle.
+
+        Raises:
+            ResultError: The path cannot be written.
+        """
+        arrays: dict[str, np.ndarray] = {}
+        header = {"format": FORMAT, "result": _encode(self, "", arrays)}
+        arrays["header"] = np.frombuffer(
+            json.dumps(header, ensure_ascii=False, allow_nan=False).encode("utf-8"), dtype=np.uint8
+        )
+        target = Path(path)
+        target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
+        return write_atomic(target, lambda stream: np.savez_compressed(stream, **arrays))
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Rows for a data frame: one per state where there is a state axis."""
+        raise NotImplementedError
+
+
+def open_result(path: str | Path) -> Any:
+    """Read a result that was saved; its class is looked up in the table of result classes.
+
+    Raises:
+        ResultError: The file is missing, is not one of ours, was written by a newer
+            format, or is damaged.
+    """
+    path = Path(path)
+    do = "Give a .npz that was written by save()"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] for name in stored.files}
+        header = json.loads(arrays.pop("header").tobytes().decode("utf-8"))
+        version = header["format"]
+    except FileNotFoundError:
+        raise ResultError(f"The result file {path} does not exist", do="Check the path") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise ResultError(f"{path} is no result of dst, or is damaged ({error})", do=do) from None
+    if version != FORMAT:
+        raise ResultError(
+            f"{path} has format {version}", expected=f"format {FORMAT}", do="Use the dst it is from"
+        )
+    try:
+        return _decode(header["result"], arrays)
+    except ResultError:
+        raise
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ResultError(f"{path} is damaged ({reason})", do=do) from None
+
+
+# -- the results ------------------------------------------------------------------------
+
+
+@result
+class Trace(Result):
+    """What one forward pass did on one case: the residual stream and what each block adds.
+
+    Attributes:
+        ids: Token ids, without padding.
+        tokens: The same as text, one per position.
+        roles: The role of each position (METHOD 0); exactly one each.
+        answer_position: i*, where the answer is read.
+        shared: Answer tokens that were teacher-forced because both answers begin with them.
+        contextual_ids: First tokens, at i*, of the contextual answer's forms.
+        associative_ids: First tokens, at i*, of the associative answer's forms.
+        contextual_forms: The forms those tokens begin.
+        associative_forms: The forms those tokens begin.
+        dropped_forms: Forms that were not used, each with its reason.
+        resid: Residual stream; state 0 is the embedding, state l the output of block l.
+        attn_out: What attention adds to the residual.
+        mlp_out: What the MLP adds to the residual.
+        logits: Output logits at i*.
+        contrast: LD at i*, in logits.
+        model_output: The greedy continuation, as text.
+        case: The case that was traced.
+        provenance: What it takes to compute this again.
+    """
+
+    ids: Int[np.ndarray, " pos"]
+    tokens: tuple[str, ...]
+    roles: tuple[str, ...]
+    answer_position: int
+    shared: tuple[str, ...]
+    contextual_ids: Int[np.ndarray, " contextual"]
+    associative_ids: Int[np.ndarray, " associative"]
+    contextual_forms: tuple[str, ...]
+    associative_forms: tuple[str, ...]
+    dropped_forms: tuple[str, ...]
+    resid: Float[np.ndarray, "state pos d_model"]
+    attn_out: Float[np.ndarray, "layer pos d_model"]
+    mlp_out: Float[np.ndarray, "layer pos d_model"]
+    logits: Float[np.ndarray, " d_vocab"]
+    contrast: float
+    model_output: str
+    case: Case
+    provenance: Provenance
+
+    @property
+    def n_layers(self) -> int:
+        """Number of blocks L."""
+        return self.resid.shape[0] - 1
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per position: its token, role and residual norm at every state."""
+        norms = np.linalg.norm(self.resid, axis=-1)
+        return [
+            {"pos": i, "token": token, "role": role}
+            | {f"resid_norm_{state}": float(norms[state, i]) for state in range(len(norms))}
+            for i, (token, role) in enumerate(zip(self.tokens, self.roles, strict=True))
+        ]
+
+
+@result
+class LensReadout(Result):
+    """What the residual at i* would say after each state, read through the unembedding.
+
+    Attributes:
+        lens: ``logit_lens`` or ``tuned_lens``.
+        margin: Lens LD per state, in logits; the last entry is LD.
+        contextual_prob: Lens probability of the contextual answer's tokens, p(A+).
+        associative_prob: The same of the associative answer's, p(A-).
+        entropy: Entropy of the lens distribution, in nats.
+        kl_to_output: KL(output || lens), in nats: 0 at the last state.
+        top_ids: The k likeliest tokens per state.
+        top_log_prob: Their log-probabilities, in nats.
+        top_words: The same tokens as text.
+        answer_is_final: Whether the likelier answer form equals the final one, per state.
+        provenance: What it takes to compute this again.
+    """
+
+    lens: str
+    margin: Float[np.ndarray, " state"]
+    contextual_prob: Float[np.ndarray, " state"]
+    associative_prob: Float[np.ndarray, " state"]
+    entropy: Float[np.ndarray, " state"]
+    kl_to_output: Float[np.ndarray, " state"]
+    top_ids: Int[np.ndarray, "state k"]
+    top_log_prob: Float[np.ndarray, "state k"]
+    top_words: tuple[tuple[str, ...], ...]
+    answer_is_final: Bool[np.ndarray, " state"]
+    provenance: Provenance
+
+    @property
+    def answer_prob(self) -> Float[np.ndarray, " state"]:
+        """p(A+) + p(A-) per state: under .05 at the last, the answer is not given at i*."""
+        return self.contextual_prob + self.associative_prob
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per state."""
+        return [
+            {
+                "state": state,
+                "margin": float(self.margin[state]),
+                "contextual_prob": float(self.contextual_prob[state]),
+                "associative_prob": float(self.associative_prob[state]),
+                "entropy": float(self.entropy[state]),
+                "kl_to_output": float(self.kl_to_output[state]),
+                "top_word": self.top_words[state][0],
+            }
+            for state in range(len(self.margin))
+        ]
+
+
+@result
+class Score(Result):
+    """One score over depth, by the name of its definition.
+
+    Attributes:
+        name: Such as ``dss_published``; see `dst.analysis.coherence` for each definition.
+        value: The score per state, NaN where it is undefined.
+        total: The score of the whole run (by default the last state's).
+        unit: ``share``, ``logits`` or ``1``.
+        reasons: Why a state's value is NaN, "" where it is not.
+        note: What a reader must know of the value, such as an open case; "" if nothing.
+        provenance: What it takes to compute this again.
+    """
+
+    name: str
+    value: Float[np.ndarray, " state"]
+    total: float
+    unit: str
+    reasons: tuple[str, ...]
+    note: str = ""
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __post_init__(self) -> None:
+        if len(self.reasons) != len(self.value):
+            raise ValueError("one reason per state is needed, empty where the value is defined")
+        for state, (value, reason) in enumerate(zip(self.value, self.reasons, strict=True)):
+            if np.isnan(value) != bool(reason):
+                raise ValueError(f"{self.name} at state {state}: NaN if and only if a reason")
+
+    def at(self, depth: float) -> float:
+        """The value at a share of depth: state round(depth * L), halves up."""
+        return float(self.value[math.floor(depth * (len(self.value) - 1) + 0.5)])
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per state."""
+        return [
+            {"score": self.name, "state": state, "value": float(value), "reason": reason}
+            for state, (value, reason) in enumerate(zip(self.value, self.reasons, strict=True))
+        ]
+
+
+@result
+class Coherence(Result):
+    """Every coherence score of one case, by name."""
+
+    scores: tuple[Score, ...]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def __getitem__(self, name: str) -> Score:
+        """The score of that name.
+
+        Raises:
+            KeyError: There is none; the message lists the names there are.
+        """
+        for score in self.scores:
+            if score.name == name:
+                return score
+        raise KeyError(f"{name!r}; the scores here are {', '.join(self.names)}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the scores, in order."""
+        return tuple(score.name for score in self.scores)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per score and state."""
+        return [row for score in self.scores for row in score.to_records()]
+
+
+@result
+class Mark(Result):
+    """One marker: a state (after block l of L), or NaN with a reason.
+
+    Attributes:
+        name: ``onset``, ``inversion``, ``commitment``, ``handover``...
+        definition: Whose and on what, such as ``published (guide) on dss_published``.
+        state: The state, or NaN.
+        n_layers: L, so that ``state / n_layers`` is a depth.
+        reason: Why it is NaN; "" where it is not.
+        low: Lower end of its interval, NaN where none was computed.
+        high: Upper end of its interval.
+        thresholds: The numbers that its definition used.
+        note: What a reader must know, such as how often it fires on noise.
+    """
+
+    name: str
+    definition: str
+    state: float
+    n_layers: int
+    reason: str = ""
+    low: float = float("nan")
+    high: float = float("nan")
+    thresholds: Mapping[str, float] = field(default_factory=dict)
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if math.isnan(self.state) != bool(self.reason):
+            raise ValueError(f"{self.name}: NaN if and only if there is a reason")
+        if not math.isnan(self.state) and not 0 <= self.state <= self.n_layers:
+            raise ValueError(f"{self.name}: state {self.state} is outside 0..{self.n_layers}")
+
+    @property
+    def depth(self) -> float:
+        """The state as a share of depth, l / L."""
+        return self.state / self.n_layers
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row."""
+        return [
+            {
+                "mark": self.name,
+                "definition": self.definition,
+                "state": self.state,
+                "low": self.low,
+                "high": self.high,
+                "reason": self.reason,
+            }
+        ]
+
+
+@result
+class Markers(Result):
+    """Every marker of one case, by name and definition."""
+
+    marks: tuple[Mark, ...]
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def get(self, name: str, definition: str) -> Mark:
+        """The mark of that name and definition.
+
+        Raises:
+            KeyError: There is none; the message lists those there are.
+        """
+        for mark in self.marks:
+            if (mark.name, mark.definition) == (name, definition):
+                return mark
+        known = ", ".join(f"{mark.name} ({mark.definition})" for mark in self.marks)
+        raise KeyError(f"{name} ({definition}); the marks here are {known}")
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per mark."""
+        return [row for mark in self.marks for row in mark.to_records()]
+
+
+@result
+class Report(Result):
+    """The whole account of one case: what `dst.explain` returns.
+
+    Attributes:
+        case: The case, its associative answer filled in where it was inferred.
+        trace: The forward pass.
+        lens: The logit lens at i*.
+        coherence: Every score, by name.
+        markers: Every mark, by name and definition.
+        outcome: ``hallucination`` (the greedy answer is an associative form), ``correct``
+            (a contextual form) or ``neither`` (counted apart).
+        answer: The greedy answer at i*, as text.
+        answer_prob: Its probability.
+        verdict: The account in sentences, each with its number.
+        notes: What was inferred, dropped, or cannot be known of this case.
+        provenance: What it takes to compute this again.
+    """
+
+    case: Case
+    trace: Trace
+    lens: LensReadout
+    coherence: Coherence
+    markers: Markers
+    outcome: str
+    answer: str
+    answer_prob: float
+    verdict: tuple[str, ...]
+    notes: tuple[str, ...]
+    provenance: Provenance
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row: the case, its outcome, every score's total and every mark."""
+        row: dict[str, Any] = {
+            "case_id": self.case.case_id,
+            "group": self.case.group,
+            "outcome": self.outcome,
+            "answer": self.answer,
+            "answer_prob": self.answer_prob,
+            "contrast": self.trace.contrast,
+        }
+        row |= {score.name: score.total for score in self.coherence.scores}
+        row |= {f"{mark.name} ({mark.definition})": mark.state for mark in self.markers.marks}
+        return [row]
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write the report as one offline HTML page (see `dst.report.page`)."""
+        from dst.report.page import write_page
+
+        return write_page(self, path)
+
+
+# -- encoding ---------------------------------------------------------------------------
+
+
+def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """JSON for ``value``; arrays go to ``arrays`` under their path, and leave a pointer."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.hasobject:
+            raise ResultError(f"The field {path} holds Python objects", expected="numbers or text")
+        arrays[path] = np.ascontiguousarray(value)
+        return {"$array": path}
+    if isinstance(value, Case):
+        return {"$case": value.to_dict()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        join = lambda name: f"{path}/{name}" if path else name  # noqa: E731
+        return {
+            "$class": type(value).__name__,
+            "fields": {
+                spec.name: _encode(getattr(value, spec.name), join(spec.name), arrays)
+                for spec in dataclasses.fields(value)
+            },
+        }
+    if isinstance(value, Mapping):
+        return {"$map": [[str(k), _encode(v, f"{path}/{k}", arrays)] for k, v in value.items()]}
+    if isinstance(value, (tuple, list)):
+        return [_encode(item, f"{path}/{i}", arrays) for i, item in enumerate(value)]
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        return number if math.isfinite(number) else {"$float": repr(number)}
+    if value is None or isinstance(value, str):
+        return value
+    raise ResultError(f"The field {path} is a {type(value).__name__}, which is not saved")
+
+
+def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    if isinstance(value, list):
+        return tuple(_decode(item, arrays) for item in value)
+    if not isinstance(value, dict):
+        return value
+    if "$array" in value:
+        return arrays[value["$array"]]
+    if "$float" in value:
+        return float(value["$float"])
+    if "$case" in value:
+        return Case.from_dict(value["$case"])
+    if "$map" in value:
+        return {key: _decode(item, arrays) for key, item in value["$map"]}
+    name = value["$class"]
+    table = {**_CLASSES, "Provenance": Provenance}
+    if name not in table:
+        raise ResultError(f"The file holds a {name}, which this dst does not know")
+    fields = {key: _decode(item, arrays) for key, item in value["fields"].items()}
+    return table[name](**fields)
+
+
