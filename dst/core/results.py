@@ -148,9 +148,10 @@ class Trace(Result):
         mlp_out: What the MLP adds to the residual.
         logits: Output logits at i*.
         contrast: LD at i*, in logits.
-        model_output: The greedy continuation, as text.
+        model_output: The likeliest token at i*, as text.
         case: The case that was traced.
         provenance: What it takes to compute this again.
+        notes: What was done to the prompt, such as the chat template it went through.
     """
 
     ids: Int[np.ndarray, " pos"]
@@ -171,6 +172,7 @@ class Trace(Result):
     model_output: str
     case: Case
     provenance: Provenance
+    notes: tuple[str, ...] = ()
 
     @property
     def n_layers(self) -> int:

@@ -1,0 +1,1 @@
+"""Whole accounts: one case explained, many cases measured."""
