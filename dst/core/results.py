@@ -385,6 +385,126 @@ class Markers(Result):
 
 
 @result
+class Estimate:
+    """A mean over draws with its 95 % interval (NaN ends for a single draw)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.mean:+.2f} (one draw)"
+        return f"{self.mean:+.2f} [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+@result
+class Pathways(Result):
+    """How context and association reach the answer: two flows, role by depth, in logits.
+
+    LD(x) = base + prior + total effect. The contextual flow is measured between x and the
+    neutral runs x_0, the associative flow between x_0 and the runs x_0,sub.
+
+    Attributes:
+        roles: The roles that occur, ``answer`` last: the role axis.
+        positions: The positions of each role.
+        contrast: LD(x).
+        base: LD(x_0,sub): what the answers differ by without cue and without subject.
+        prior: LD(x_0) - base: what the subject brings by itself.
+        total_effect: LD(x) - LD(x_0): what the context brings.
+        contextual_removal: N_ctx = LD(x) - LD(x with h[l, r] of x_0).
+        contextual_insertion: D_ctx = LD(x_0 with h[l, r] of x) - LD(x_0).
+        associative_removal: N_asc = LD(x_0) - LD(x_0 with h[l, r] of x_0,sub).
+        associative_insertion: D_asc = LD(x_0,sub with h[l, r] of x_0) - LD(x_0,sub).
+        contextual_floor: tau of the contextual flow.
+        associative_floor: tau of the associative flow.
+        draw_against_draw: Control: root mean square of the effect of putting one neutral
+            draw into another; NaN for a single draw.
+        marks: Arrival, departure and handover of both flows.
+        redundant: States at which no single role is needed for the context.
+        cancelled: Whether the context's total is under the floor though parts of it are not.
+        self_patch_error: Control: largest effect of putting a run's own states back, in logits.
+        donor_error: Control: largest difference from the donor's LD when every role is swapped.
+        notes: What was drawn, left out or cannot be known.
+        provenance: What it takes to compute this again.
+    """
+
+    roles: tuple[str, ...]
+    positions: tuple[tuple[int, ...], ...]
+    contrast: float
+    base: Estimate
+    prior: Estimate
+    total_effect: Estimate
+    contextual_removal: Float[np.ndarray, "context_draw state role"]
+    contextual_insertion: Float[np.ndarray, "context_draw state role"]
+    associative_removal: Float[np.ndarray, "association_draw state role"]
+    associative_insertion: Float[np.ndarray, "association_draw state role"]
+    contextual_floor: float
+    associative_floor: float
+    draw_against_draw: Float[np.ndarray, "state role"]
+    marks: tuple[Mark, ...]
+    redundant: Bool[np.ndarray, " state"]
+    cancelled: bool
+    self_patch_error: float
+    donor_error: float
+    notes: tuple[str, ...]
+    provenance: Provenance
+
+    def at_answer(self, name: str) -> Float[np.ndarray, " state"]:
+        """The mean over draws of a flow at the answer position, by its field's name."""
+        return getattr(self, name)[:, :, self.roles.index("answer")].mean(axis=0)
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per state and role, means over draws."""
+        names = (
+            "contextual_removal",
+            "contextual_insertion",
+            "associative_removal",
+            "associative_insertion",
+        )
+        means = {name: getattr(self, name).mean(axis=0) for name in names}
+        return [
+            {"state": state, "role": role}
+            | {name: float(means[name][state, i]) for name in names}
+            for state in range(len(self.redundant))
+            for i, role in enumerate(self.roles)
+        ]
+
+
+@result
+class Repairs(Result):
+    """Repairs of a run at every state, their controls, and the commitment each implies.
+
+    Attributes:
+        names: The repairs that exist for this case.
+        patched: LD of the run repaired at each state, mean over draws.
+        control: LD of the control run repaired likewise, mean over draws.
+        commitments: One mark per repair: 1 + the last state at which it works.
+        provenance: What it takes to compute this again.
+    """
+
+    names: tuple[str, ...]
+    patched: Float[np.ndarray, "repair state"]
+    control: Float[np.ndarray, "repair state"]
+    commitments: tuple[Mark, ...]
+    provenance: Provenance
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per repair and state."""
+        return [
+            {
+                "repair": name,
+                "state": state,
+                "patched": float(self.patched[i, state]),
+                "control": float(self.control[i, state]),
+            }
+            for i, name in enumerate(self.names)
+            for state in range(self.patched.shape[1])
+        ]
+
+
+@result
 class Report(Result):
     """The whole account of one case: what `dst.explain` returns.
 

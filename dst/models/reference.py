@@ -35,3 +35,11 @@ def reference_sentences(folder: str | Path | None = None) -> tuple[str, ...]:
     )
 
 
+
+
+def neutral_nouns(folder: str | Path | None = None) -> tuple[str, ...]:
+    """The nouns that neutral variants are drawn from: a model's own list, else the shipped one."""
+    own = Path(folder) / "neutral_nouns.txt" if folder is not None else None
+    if own is not None and own.is_file():
+        return tuple(own.read_text("utf-8").split())
+    return shipped_nouns()

@@ -1,0 +1,1 @@
+"""NumPy and SciPy only: arrays in, results out; every number has one definition here."""

@@ -1,0 +1,187 @@
+"""The contextual and the associative flow: where each is, role by role and state by state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from jaxtyping import Float
+
+from dst.analysis import flows
+from dst.core.case import Case
+from dst.core.errors import CaseError, NumericalError
+from dst.core.results import Estimate, Pathways
+from dst.models.backend import Backend
+from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.swaps import Recorded, patch_states, record
+
+CONTROL_TOLERANCE = 1e-3
+"""Largest error of a control, in logits (and as a share of the largest LD), in float32."""
+
+
+def pathways(
+    model: Backend,
+    case: Case,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    tick: Callable[[int], None] = lambda n: None,
+) -> Pathways:
+    """Two flows over roles and depth, insertion and removal, with draws and controls.
+
+    LD(x) = base + prior + total effect, each a mean over draws with its interval.
+    Contextual flow between x and x_0, associative flow between x_0 and x_0,sub; removal
+    N "only here", insertion D "has arrived"; see `Pathways` for the formulas. [draw state
+    role], in logits.
+
+    Two controls are part of every call: putting a run's own states back changes nothing,
+    and swapping every role at once reproduces the donor.
+
+    Args:
+        model: The model.
+        case: The case; variants that it lacks are drawn (`dst.models.variants`).
+        draws: How many variants to draw.
+        seed: Seed of the draws and of the bootstrap of the marks.
+        tick: Told how many patched runs were just done (see `dst.tracing.progress`).
+
+    Raises:
+        CaseError: The case has no associative answer, no cue or no subject, or no variants
+            could be drawn; says which.
+        NumericalError: A control fails.
+
+    Source: METHOD 2a. The published code has no definition of a pathway: its pathways are
+    lists of words written by the user.
+    """
+    ready = prepare(model, case, draws=draws, seed=seed)
+    _require(ready)
+    base_run = record(model, [ready.tokenized.ids], ready.metric)
+    zero = record(model, ready.variants.neutral, ready.metric)
+    both = record(model, ready.variants.neutral_substitute, ready.metric)
+    n_neutral = len(zero.contrast)
+    x = base_run.take([0] * n_neutral)
+    paired = zero.take([i % n_neutral for i in range(len(both.contrast))])
+
+    swap = _Swaps(model, ready, tick)
+    n_ctx = x.contrast[:, None, None] - swap(x, zero)
+    d_ctx = swap(zero, x) - zero.contrast[:, None, None]
+    n_asc = paired.contrast[:, None, None] - swap(paired, both)
+    d_asc = swap(both, paired) - both.contrast[:, None, None]
+
+    base, prior, total = split(base_run.contrast, paired.contrast, both.contrast, zero.contrast)
+    floor_c, floor_a = flows.floor_of(total), flows.floor_of(prior)
+    return Pathways(
+        roles=ready.roles,
+        positions=ready.positions,
+        contrast=float(base_run.contrast[0]),
+        base=base,
+        prior=prior,
+        total_effect=total,
+        contextual_removal=n_ctx,
+        contextual_insertion=d_ctx,
+        associative_removal=n_asc,
+        associative_insertion=d_asc,
+        contextual_floor=floor_c,
+        associative_floor=floor_a,
+        draw_against_draw=_draw_against_draw(zero, swap),
+        marks=(
+            *flows.flow_marks(
+                "contextual", n_ctx, d_ctx, ready.roles, total.mean, floor_c, seed=seed
+            ),
+            *flows.flow_marks(
+                "associative", n_asc, d_asc, ready.roles, prior.mean, floor_a, seed=seed
+            ),
+        ),
+        redundant=flows.redundant(n_ctx.mean(axis=0), total.mean, floor_c),
+        cancelled=flows.cancelled(d_ctx.mean(axis=0), total.mean, floor_c),
+        self_patch_error=_self_patch(model, ready, base_run),
+        donor_error=swap.donor_error,
+        notes=ready.notes,
+        provenance=model.provenance(seed=seed, draws=draws),
+    )
+
+
+def split(
+    x: np.ndarray, x_0: np.ndarray, x_0_sub: np.ndarray, neutral: np.ndarray
+) -> tuple[Estimate, Estimate, Estimate]:
+    """LD(x) = base + prior + TE: base = LD(x_0,sub), prior = LD(x_0) - base, TE = LD(x) - LD(x_0).
+
+    Args:
+        x: LD(x), one value.
+        x_0: LD of the neutral run that each x_0,sub is paired with.
+        x_0_sub: LD(x_0,sub) per draw.
+        neutral: LD(x_0) per draw.
+    """
+    return (
+        flows.estimate(x_0_sub),
+        flows.estimate(x_0 - x_0_sub),
+        flows.estimate(x[0] - neutral),
+    )
+
+
+class _Swaps:
+    """Role swaps between recorded runs, with the all-roles control kept track of."""
+
+    def __init__(self, model: Backend, ready: Prepared, tick: Callable[[int], None]) -> None:
+        self.model, self.ready, self.tick = model, ready, tick
+        self.donor_error = 0.0
+        self.everything = list(range(len(ready.tokenized.ids)))
+
+    def __call__(self, base: Recorded, donor: Recorded) -> Float[np.ndarray, "draw state role"]:
+        """LD of each base run with a role's residual of its donor, [draw state role].
+
+        Raises:
+            NumericalError: Swapping every role does not give the donor's LD.
+        """
+        groups = [*self.ready.positions, self.everything]
+        metric = self.ready.metric
+        ld = patch_states(self.model, base, donor.states, groups, metric, tick=self.tick)
+        error = float(np.abs(ld[:, :, -1] - donor.contrast[:, None]).max())
+        scale = max(1.0, float(np.abs(donor.contrast).max()))
+        allowed = CONTROL_TOLERANCE * scale
+        if self.model.spec.dtype == "float32" and not error <= allowed:
+            raise NumericalError(
+                f"Swapping every role gives an LD that misses the donor's by {error:.2g} logits",
+                expected=f"at most {allowed:.2g}",
+                do="Report the model's family: its states do not hold all that is passed on",
+            )
+        self.donor_error = max(self.donor_error, error)
+        return ld[:, :, :-1]
+
+
+def _draw_against_draw(zero: Recorded, swap: _Swaps) -> Float[np.ndarray, "state role"]:
+    """Control: root mean square effect of putting the next neutral draw into each."""
+    n = len(zero.contrast)
+    if n < 2:
+        return np.full((zero.states.shape[0], len(swap.ready.roles)), np.nan)
+    donor = zero.take([(i + 1) % n for i in range(n)])
+    effect = swap(zero, donor) - zero.contrast[:, None, None]
+    return np.sqrt((effect**2).mean(axis=0))
+
+
+def _self_patch(model: Backend, ready: Prepared, run: Recorded) -> float:
+    """Control: largest effect of writing a run's own states back at all positions."""
+    # A hair off, so that the cell is run and not skipped as an exact no-op.
+    nudged = run.states.clone()
+    nudged[..., 0] = nudged[..., 0] * (1 + 2e-7)
+    everything = [list(range(len(ready.tokenized.ids)))]
+    ld = patch_states(model, run, nudged, everything, ready.metric)
+    return float(np.abs(ld - run.contrast[:, None, None]).max())
+
+
+def _require(ready: Prepared) -> None:
+    case = ready.tokenized.case
+    if not case.associative:
+        raise CaseError(
+            "The case has no associative answer", do="Give associative=...", field="associative"
+        )
+    for name, wanted, variant in (
+        ("cue", case.cue, ready.variants.neutral),
+        ("subject", case.subject, ready.variants.substitute),
+    ):
+        if not variant:
+            why = f"no {name}" if not wanted else "; ".join(ready.notes)
+            raise CaseError(
+                f"The case has no {'neutral' if name == 'cue' else 'substitute'} variant ({why})",
+                do=f"Give a {name}, or the variants themselves",
+                field=name,
+            )
