@@ -7,11 +7,14 @@ Exit codes: 0 done; 2 what was given is wrong (one sentence, no traceback); 1 ou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import math
 import os
+import re
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,16 +24,31 @@ from dst.core.errors import CaseError, DSTError, InputError
 DEMO_FOLDER = "dst-out"
 
 
+EXAMPLES = """\
+examples:
+  dst demo
+  dst trace "anna is at the lake . anna sees a bass . the bass is a" \\
+      --contextual fish --associative instrument --subject bass --cue "at the lake"
+  dst trace "PROMPT" --contextual RIGHT --model DIR --out DIR
+
+Exit codes: 0 done, 2 the input is wrong (one sentence says how), 1 a fault of dst.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     # No advice of the libraries between the lines of a report.
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    parser = _parser()
     try:
-        options = parser.parse_args(argv)
-        command: Callable[[argparse.Namespace], int] = options.command
-        return command(options)
+        try:
+            options = _parser().parse_args(argv)
+            _refuse_bytes(options)
+            command: Callable[[argparse.Namespace], int] = options.command
+            return command(options)
+        finally:
+            sys.stdout.flush()  # here, where a reader that has gone is still an exception
     except InputError as error:
         print(f"dst: {error}", file=sys.stderr)
         return 2
@@ -51,77 +69,68 @@ def main(argv: Sequence[str] | None = None) -> int:
 def demo(options: argparse.Namespace) -> int:
     """Explain a built-in hallucination of the embedded model, and its corrected twin."""
     from dst.core.case import Case
-    from dst.models.load import embedded_path, load
-    from dst.studies.explain import explain
 
-    folder = _writable(options.out or DEMO_FOLDER)
-    card = json.loads((embedded_path() / "card.json").read_text("utf-8"))
-    model = load()
-    report = explain(model, Case.from_dict(card["demo"]["hallucinated"]))
-    twin = explain(model, Case.from_dict(card["demo"]["corrected"]))
-    page = report.to_html(folder / "report.html")
-    report.save(folder / "report.npz")
-    twin_page = twin.to_html(folder / "twin.html")
+    with _output(options.out or DEMO_FOLDER) as folder:
+        with _doing("loading the embedded model"):
+            from dst.models.load import embedded_path, load
+            from dst.studies.explain import explain
+
+            card = json.loads((embedded_path() / "card.json").read_text("utf-8"))
+            model = load()
+        with _doing("tracing"):
+            report = explain(model, Case.from_dict(card["demo"]["hallucinated"]))
+            twin = explain(model, Case.from_dict(card["demo"]["corrected"]))
+        with _doing("writing the pages"):
+            written = {
+                "page": str(report.to_html(folder / "report.html")),
+                "result": str(report.save(folder / "report.npz")),
+                "twin_page": str(twin.to_html(folder / "twin.html")),
+            }
     if options.json:
-        _print_json({"report": _summary(report), "twin": _summary(twin), "page": str(page)})
+        _print_json({"report": _summary(report), "twin": _summary(twin), **written})
         return 0
     _print_report(report)
-    print(f"\nIts twin, which the model gets right:\n  {twin.case.text}\n  {twin.verdict[0]}")
-    print(f"\nOpen {page} in a browser (the twin: {twin_page}).")
-    print("Your own:  dst trace \"PROMPT\" --contextual RIGHT --associative WRONG")
+    _print(f"\nIts twin, which the model gets right:\n  {twin.case.text}\n  {twin.verdict[0]}")
+    _print(f"\nOpen {written['page']} in a browser (the twin: {written['twin_page']}).")
+    _print('Your own:  dst trace "PROMPT" --contextual RIGHT --associative WRONG')
     return 0
 
 
 def trace(options: argparse.Namespace) -> int:
     """Explain one prompt."""
-    from dst.models.load import load
-    from dst.studies.explain import explain
+    case = _case_of(options)  # before anything heavy is imported or loaded
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(_output(options.out)) if options.out else None
+        model = _load(options)
+        with _doing("tracing"):
+            from dst.studies.explain import explain
 
-    case = _case_of(options)
-    folder = _writable(options.out) if options.out else None
-    model = load(
-        options.model,
-        backend=options.backend,
-        device=options.device,
-        dtype=options.dtype,
-        revision=options.revision,
-        allow_pickle=options.allow_pickle,
-        trust_remote_code=options.trust_remote_code,
-    )
-    report = explain(model, case)
-    written: dict[str, str] = {}
-    if folder is not None:
-        written = {
-            "page": str(report.to_html(folder / "report.html")),
-            "result": str(report.save(folder / "report.npz")),
-        }
+            report = explain(model, case)
+        written: dict[str, str] = {}
+        if folder is not None:
+            with _doing("writing the page"):
+                written = {
+                    "page": str(report.to_html(folder / "report.html")),
+                    "result": str(report.save(folder / "report.npz")),
+                }
     if options.json:
         _print_json({**_summary(report), **written})
         return 0
     _print_report(report)
     if written:
-        print(f"\nOpen {written['page']} in a browser; {written['result']} holds every number.")
+        _print(f"\nOpen {written['page']} in a browser; {written['result']} holds every number.")
     else:
-        print("\nAdd --out DIR for the page and the numbers.")
+        _print("\nAdd --out DIR for the page and the numbers.")
     return 0
 
 
 def check(options: argparse.Namespace) -> int:
     """Measure what holds for a model."""
-    from dst.models.check import check_model
-    from dst.models.load import load
+    model = _load(options, check=False)
+    with _doing("checking"):
+        from dst.models.check import check_model
 
-    model = load(
-        options.model,
-        backend=options.backend,
-        device=options.device,
-        dtype=options.dtype,
-        revision=options.revision,
-        allow_pickle=options.allow_pickle,
-        trust_remote_code=options.trust_remote_code,
-        check=False,
-    )
-    verdict = check_model(model)
+        verdict = check_model(model)
     spec = model.spec
     if options.json:
         _print_json(
@@ -136,17 +145,33 @@ def check(options: argparse.Namespace) -> int:
             }
         )
         return 0 if verdict.passed else 2
-    print(
+    _print(
         f"{spec.name}: {spec.family}, {spec.n_layers} layers x {spec.d_model}, "
         f"{spec.n_heads} heads ({spec.n_kv_heads} kv), vocabulary {spec.d_vocab}, {spec.dtype}"
     )
     for item in verdict.checks:
         sign = "holds" if item.passed else "FAILS"
         detail = f"{item.error:.1e}" if item.passed else item.reason
-        print(f"  {sign}  {item.name}  ({detail})")
-    for name, reason in getattr(model, "anatomy").missing.items():
-        print(f"  not found  site {name}  ({reason})")
+        _print(f"  {sign}  {item.name}  ({detail})")
+    for name, reason in model.anatomy.missing.items():
+        _print(f"  not found  site {name}  ({reason})")
     return 0 if verdict.passed else 2
+
+
+def _load(options: argparse.Namespace, *, check: bool = True) -> Any:
+    with _doing(f"loading {options.model}"):
+        from dst.models.load import load
+
+        return load(
+            options.model,
+            backend=options.backend,
+            device=options.device,
+            dtype=options.dtype,
+            revision=options.revision,
+            allow_pickle=options.allow_pickle,
+            trust_remote_code=options.trust_remote_code,
+            check=check,
+        )
 
 
 # -- parsing -------------------------------------------------------------------------------
@@ -163,7 +188,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dst",
         description="Why, where and when a transformer language model hallucinates.",
-        epilog="Exit codes: 0 done, 2 the input is wrong, 1 a fault of dst.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"dst {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -191,7 +217,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--prefix", metavar="TEXT", default="",
                      help="the reply before the answer")  # fmt: skip
     one.add_argument("--response", metavar="REPLY", help="a whole reply of the model ...")
-    one.add_argument("--at", metavar="WORD", help="... and the wrong word in it")
+    one.add_argument("--at", metavar="WORD",
+                     help="... and the wrong word in it (WORD#2: its second mention)")  # fmt: skip
     one.add_argument("--out", metavar="DIR", help="write report.html and report.npz there")
     one.add_argument("--json", action="store_true", help="print one JSON object instead")
     _model_options(one)
@@ -234,6 +261,9 @@ def _case_of(options: argparse.Namespace) -> Any:
         if prefix:
             raise InputError("--prefix and --response were both given", do="Give one of them")
         prefix, word = _before(options.response, options.at)
+        # Text and reply are one text; a chat template parts them by itself.
+        if prefix and not (options.chat or options.prompt[-1].isspace() or prefix[0].isspace()):
+            prefix = f" {prefix}"
         associative = associative or [word]
     return Case(
         prompt=options.prompt,
@@ -250,16 +280,25 @@ def _case_of(options: argparse.Namespace) -> Any:
 
 
 def _before(reply: str, word: str) -> tuple[str, str]:
-    """The reply up to a word (its own space left to the word), and the word as it stands there."""
+    """The reply up to a word (its own space left to the word), and the word as it stands there.
+
+    ``word#2`` names the second mention.
+    """
     from dst.core.case import mentions
 
-    places = mentions(reply, word)
+    places, number = mentions(reply, word), 1
+    if not places and (counted := re.fullmatch(r"(.+)#([1-9]\d*)", word)):
+        word, number = counted[1], int(counted[2])
+        places = mentions(reply, word)
+        if 0 < len(places) < number:
+            raise InputError(f"The reply has {word!r} {len(places)} time(s), not {number}")
+        places = places[number - 1 : number]
     if not places:
         raise InputError(f"The reply has no word {word!r}", expected="a word of --response")
     if len(places) > 1:
         raise InputError(
             f"The reply has {word!r} {len(places)} times",
-            do="Give --at with enough words before it to name one place",
+            do=f"Say which: --at '{word}#1' to '{word}#{len(places)}'",
         )
     start, end = places[0]
     return reply[:start].rstrip(" "), reply[start:end]
@@ -272,13 +311,36 @@ def _words(text: str) -> tuple[str, ...]:
 # -- printing ------------------------------------------------------------------------------
 
 
+def _print(text: str) -> None:
+    """Print, with escapes for what the terminal's encoding lacks."""
+    encoding = sys.stdout.encoding or "ascii"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
 def _print_report(report: Any) -> None:
     from dst.report.terminal import render_text
 
-    encoding = (sys.stdout.encoding or "ascii").lower().replace("-", "")
     colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = min(shutil.get_terminal_size((80, 24)).columns, 110)
-    print(render_text(report, colour=colour, width=width, ascii_only=not encoding.startswith("utf")))
+    text = render_text(report, colour=colour, width=width, ascii_only=not _prints_unicode())
+    _print(text.rstrip("\n"))
+
+
+def _prints_unicode() -> bool:
+    return (sys.stdout.encoding or "").lower().startswith("utf")
+
+
+@contextlib.contextmanager
+def _doing(what: str) -> Iterator[None]:
+    """Say on a terminal what is being waited for; the line is gone when it is done."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    print(f"{what[:70]} ...", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def _summary(report: Any) -> dict[str, Any]:
@@ -315,35 +377,57 @@ def _summary(report: Any) -> dict[str, Any]:
 
 
 def _print_json(value: Any) -> None:
-    print(json.dumps(_finite(value), ensure_ascii=False, allow_nan=False))
+    print(json.dumps(_finite(value), ensure_ascii=not _prints_unicode(), allow_nan=False))
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: null stands for it, beside its reason."""
+    """JSON has no NaN and no infinity: null stands for them, beside its reason."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
-    if isinstance(value, float) and value != value:
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
-def _writable(folder: str) -> Path:
-    """A folder for output, made now so that nothing is computed for a place that cannot be."""
-    path = Path(folder)
+# -- what is given ---------------------------------------------------------------------------
+
+
+def _refuse_bytes(options: argparse.Namespace) -> None:
+    """Refuse arguments that are no text (Python hides such bytes in lone surrogates)."""
+    for name, value in vars(options).items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and any("\ud800" <= char <= "\udfff" for char in text):
+                raise InputError(f"The argument {name} is no text", expected="UTF-8")
+
+
+@contextlib.contextmanager
+def _output(name: str) -> Iterator[Path]:
+    """A folder for output, made now so that nothing is computed for a place that cannot be.
+
+    If nothing comes to be written, the folders that were made are removed again.
+    """
+    path = Path(name)
+    new = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(
-            f"The folder {folder} cannot be made ({error.strerror or error})",
-            do="Give --out a folder that you may write to",
-        ) from None
-    if not path.is_dir() or not os.access(path, os.W_OK):
-        raise InputError(
-            f"The folder {folder} cannot be written to", do="Give --out one that you may write to"
-        )
-    return path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"The folder {name} cannot be made ({error.strerror or error})",
+                do="Give --out a folder that you may write to",
+            ) from None
+        if not os.access(path, os.W_OK):
+            raise InputError(
+                f"The folder {name} cannot be written to", do="Give --out one that you may write to"
+            )
+        yield path
+    except BaseException:
+        with contextlib.suppress(OSError):  # one that holds a file stays
+            for folder in new:
+                folder.rmdir()
+        raise
 
 
 if __name__ == "__main__":

@@ -60,35 +60,39 @@ def tokenize_variants(tokenizer: Any, base: TokenizedCase) -> Variants:
     return Variants(
         neutral=neutral,
         substitute=substitute,
-        neutral_substitute=neutral_substitute(tokenizer, base.ids, neutral, substitute),
+        neutral_substitute=combined(tokenizer, base.ids, neutral, substitute),
         swap=rows("swap", case.swap, aligned=True),
         clean=rows("clean", case.clean, aligned=False),
     )
 
 
-def neutral_substitute(
+def combined(
     tokenizer: Any,
     ids: Sequence[int],
     neutral: Sequence[Sequence[int]],
-    substitute: Sequence[Sequence[int]],
+    other: Sequence[Sequence[int]],
+    name: str = "substitute",
 ) -> tuple[tuple[int, ...], ...]:
-    """x_0,sub: the token of x_sub where it differs from x, else the token of x_0.
+    """x_0 and another variant at once: its token where it differs from x, else that of x_0.
 
-    Draws are paired in order; the shorter list starts again from its beginning.
+    With the substitute variant this is x_0,sub. Draws are paired in order; the shorter
+    list starts again from its beginning.
 
     Raises:
-        TokenError: x_0 and x_sub both change some position; both rows are shown.
+        TokenError: Both change some position; both rows are shown.
     """
-    if not neutral or not substitute:
+    if not neutral or not other:
         return ()
     draws = []
-    for i in range(max(len(neutral), len(substitute))):
-        zero, sub = neutral[i % len(neutral)], substitute[i % len(substitute)]
+    for i in range(max(len(neutral), len(other))):
+        zero, sub = neutral[i % len(neutral)], other[i % len(other)]
         if any(x != z and x != s for x, z, s in zip(ids, zero, sub, strict=True)):
+            width = max(len("neutral"), len(name)) + 1
             raise TokenError(
-                "The neutral and the substitute variant change the same token:\n"
-                f"  neutral:    {show(tokenizer, zero)}\n  substitute: {show(tokenizer, sub)}\n",
-                expected="a cue and a subject that share no token",
+                f"The neutral and the {name} variant change the same token:\n"
+                f"  {'neutral:':{width}} {show(tokenizer, zero)}\n"
+                f"  {name + ':':{width}} {show(tokenizer, sub)}\n",
+                expected="variants that change different tokens",
             )
         draws.append(tuple(s if s != x else z for x, z, s in zip(ids, zero, sub, strict=True)))
     return tuple(draws)

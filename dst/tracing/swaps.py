@@ -37,6 +37,9 @@ class Recorded:
     contrast: np.ndarray
     states: torch.Tensor
 
+    def __len__(self) -> int:
+        return len(self.contrast)
+
     def take(self, rows: Sequence[int]) -> Recorded:
         """Some of the rows, repeated as asked."""
         index = list(rows)

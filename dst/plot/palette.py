@@ -1,0 +1,15 @@
+"""The colours of figures, prompts and scores.
+
+They are Okabe and Ito's, or near them, which people with any common colour blindness can tell
+apart; each has a contrast of at least 3 to 1 on white and on the dark page. No distinction
+rests on colour alone: symbols, dashes and places repeat it.
+"""
+
+from __future__ import annotations
+
+CONTEXTUAL = "#0072B2"
+ASSOCIATIVE = "#D55E00"
+OTHER = "#7A7F87"
+FAMILY_COLOURS = {"dss": CONTEXTUAL, "cas": "#A8588A", "margin": OTHER}
+"""Colour of a score, by the part of its name before the first underscore."""
+MORE_COLOURS = ("#00805E", "#A67C00", ASSOCIATIVE)

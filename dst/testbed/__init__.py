@@ -1,0 +1,1 @@
+"""Worlds whose truth is known: a small English, and the recipe of the model that learned it."""
