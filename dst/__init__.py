@@ -23,6 +23,10 @@ _HOME = {
     "logit_lens": "dst.tracing.lens",
     "coherence": "dst.studies.measure",
     "markers": "dst.studies.measure",
+    "pathways": "dst.tracing.pathways",
+    "repairs": "dst.tracing.commitment",
+    "attribution": "dst.tracing.attribution",
+    "cut_effects": "dst.tracing.cuts",
     "explain": "dst.studies.explain",
 }
 
@@ -32,14 +36,18 @@ __all__ = [
     "InputError",
     "Site",
     "__version__",
+    "attribution",
     "check_model",
     "coherence",
+    "cut_effects",
     "explain",
     "load",
     "load_cases",
     "logit_lens",
     "markers",
     "open_result",
+    "pathways",
+    "repairs",
     "trace",
 ]
 
@@ -55,7 +63,11 @@ if TYPE_CHECKING:
     from dst.studies.explain import explain as explain
     from dst.studies.measure import coherence as coherence
     from dst.studies.measure import markers as markers
+    from dst.tracing.attribution import attribution as attribution
+    from dst.tracing.commitment import repairs as repairs
+    from dst.tracing.cuts import cut_effects as cut_effects
     from dst.tracing.lens import logit_lens as logit_lens
+    from dst.tracing.pathways import pathways as pathways
     from dst.tracing.trace import trace as trace
 
 

@@ -34,6 +34,28 @@ DEFINITIONS = {
         "share",
         "dst (DSS*)",
     ),
+    "dss_removal": Definition(
+        "The same share, counted by what is lost when the answer position's state is replaced.",
+        "share",
+        "dst (DSS*, removal form)",
+    ),
+    "dss_in_transit": Definition(
+        "The same share, counted by removal over all positions before the answer: evidence "
+        "still on its way.",
+        "share",
+        "dst (DSS*, in-transit form)",
+    ),
+    "dss_attribution": Definition(
+        "The same share, counted by what the components up to a state write toward each answer.",
+        "share",
+        "dst (DSS*, attribution form)",
+    ),
+    "margin_causal": Definition(
+        "Contextual plus associative evidence that has arrived at the answer position; above 0 "
+        "the context is ahead.",
+        "logits",
+        "dst",
+    ),
     "dss_published": Definition(
         "Summed |correlation| of neighbouring words in the contextual chain, as a share of both "
         "chains' sums.",
@@ -93,6 +115,8 @@ def dss_causal(
     contextual_flow: Float[np.ndarray, " state"],
     associative_flow: Float[np.ndarray, " state"],
     floor: float | tuple[float, float],
+    *,
+    name: str = "dss_causal",
 ) -> Score:
     """Share of the causal evidence at the answer position that came from the context (DSS*).
 
@@ -110,6 +134,8 @@ def dss_causal(
         contextual_flow: D_ctx at i*, logits toward the contextual answer. NaN is undefined.
         associative_flow: D_asc at i*, in logits; negative is toward the associative answer.
         floor: What counts as nothing, in logits: one number, or one for each flow.
+        name: ``dss_causal``; the same formula makes ``dss_removal``, ``dss_in_transit`` and
+            ``dss_attribution`` from flows counted otherwise.
 
     Returns:
         A share in [0, 1] per state.
@@ -137,7 +163,7 @@ def dss_causal(
         for case in (NO_CONFLICT, NO_SUPPORT)
         if (hits := [state for state, row in enumerate(rows) if row[2] == case])
     ]
-    return _score("dss_causal", [r[0] for r in rows], [r[1] for r in rows], "; ".join(open_cases))
+    return _score(name, [r[0] for r in rows], [r[1] for r in rows], "; ".join(open_cases))
 
 
 def _evidence(c: float, a: float, c_floor: float, a_floor: float) -> tuple[float, str, str]:
@@ -474,6 +500,27 @@ def margin(lens_margin: Float[np.ndarray, " state"]) -> Score:
     return _score("margin", value, [""] * len(value))
 
 
+def margin_causal(
+    contextual_flow: Float[np.ndarray, " state"], associative_flow: Float[np.ndarray, " state"]
+) -> Score:
+    """Evidence that has arrived at the answer position, both flows together, in logits.
+
+    D_ctx[l, i*] + D_asc[l, i*]; at the last state TE + prior = LD - base. Unlike a share it
+    does not saturate, and it is defined under the floor.
+
+    Raises:
+        InputError: The flows differ in length.
+        NumericalError: A value is NaN or infinite.
+
+    Source: METHOD 3a.
+    """
+    context, association = _checked(
+        ("contextual_flow", contextual_flow, "state"),
+        ("associative_flow", associative_flow, "state"),
+    )
+    return _score("margin_causal", context + association, [""] * len(context))
+
+
 # -- shared -------------------------------------------------------------------------------------
 
 
@@ -546,4 +593,5 @@ def _score(name: str, value: Iterable[float], reasons: Iterable[str], note: str 
         unit=DEFINITIONS[name].unit,
         reasons=tuple(reasons),
         note=note,
+        says=DEFINITIONS[name].says,
     )

@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Case:
             `dst.explain` then asks the model for its own answer.
         subject: The word whose mentions carry the association; all whole-word mentions count.
         cue: Spans that carry the context; a cue may be a sentence that holds the subject.
+            Like every span, it may stand in the prompt, the system message or the prefix.
         question: Span of the question, if there is one.
         distractor: Spans that are neither cue nor subject nor question.
         prefix: Text of the reply before the answer, teacher-forced.
@@ -97,15 +99,15 @@ class Case:
         for name in (*VARIANTS, "paraphrases"):
             put(name, _draws(name, getattr(self, name)))
         for name in ("subject", "question", "system", "label", "group"):
-            put(name, _optional_text(name, getattr(self, name)))
+            value = getattr(self, name)
+            put(name, None if value is None else _filled(name, value))
         if self.twin_question is not None:
             put("twin_question", _prompt("twin_question", self.twin_question))
-        if not isinstance(self.prefix, str) or not isinstance(self.case_id, str):
-            raise _bad("prefix" if not isinstance(self.prefix, str) else "case_id", "not text")
+        for name in ("prefix", "case_id"):
+            put(name, _text(name, getattr(self, name)))
         if not isinstance(self.chat, bool):
             raise _bad("chat", f"{self.chat!r}", "true or false")
-        if self.system is not None and not self.is_chat:
-            raise _bad("system", "a system message without chat", "chat=True, or chat messages")
+        self._check_chat()
         self._check_spans()
         self._check_answers()
         self._check_word_lists()
@@ -188,18 +190,25 @@ class Case:
 
     # -- checks ----------------------------------------------------------------------
 
+    def _check_chat(self) -> None:
+        if self.system is not None and not self.chat:
+            raise _bad("system", "a system message without chat", "chat=True")
+        if self.system is not None and not isinstance(self.prompt, str):
+            raise _bad("system", "a system message beside chat messages", "it as the first message")
+        if self.is_chat:
+            return
+        for name in (*VARIANTS, "paraphrases", "twin_question"):
+            value = getattr(self, name)
+            texts = value if name != "twin_question" else (value or "",)
+            if not all(isinstance(text, str) for text in texts):
+                raise _bad(name, "chat messages", "text, as the prompt is")
+
     def _check_spans(self) -> None:
-        text = self.text
-        if self.subject is not None and not mentions(text, self.subject):
-            raise _bad(
-                "subject",
-                f"{self.subject!r}, which is not in the prompt",
-                "a word or phrase of the prompt, as it is written there",
-            )
-        for name in ("cue", "distractor", "question"):
+        texts = (self.text, self.system or "", self.prefix)
+        for name in ("subject", "cue", "distractor", "question"):
             value = getattr(self, name)
             for span in (value,) if isinstance(value, str) else value or ():
-                if not mentions(text, span):
+                if not any(mentions(text, span) for text in texts):
                     raise _bad(
                         name,
                         f"{span!r}, which is not in the prompt",
@@ -275,6 +284,8 @@ def load_cases(
     """
     if on_error not in ("raise", "skip"):
         raise CaseError(f"on_error is {on_error!r}", expected="'raise' or 'skip'")
+    if limit is not None and limit < 1:
+        raise CaseError(f"limit is {limit}", expected="1 or more, or None for all")
     cases: list[Case] = []
     rejected: list[BadRow] = []
     seen: dict[str, int] = {}
@@ -297,7 +308,8 @@ def load_cases(
             do="Mend them, or read the others with on_error='skip'",
         )
     if not cases:
-        raise CaseError(f"{path} holds no case", expected="one JSON object a line")
+        bad = f", and {len(rejected)} bad row(s), first {rejected[0]}" if rejected else ""
+        raise CaseError(f"{path} holds no case{bad}", expected="one JSON object a line")
     return CaseList(cases, rejected)
 
 
@@ -311,61 +323,88 @@ def text_of(prompt: Prompt) -> str:
 def mentions(text: str, span: str) -> list[tuple[int, int]]:
     """Character ranges of every whole-word mention of ``span`` in ``text``, ignoring case.
 
-    A mention ends where a word ends: ``bass`` is found in "a bass." and not in "bassoon".
-    Runs of white space in the span match any white space.
+    A mention begins and ends where words do: ``bass`` is found in "a bass." and not in
+    "bassoon". In scripts that put no space between words it may be anywhere. Runs of white
+    space in the span match any white space. Mentions do not overlap.
     """
-    parts = [re.escape(part) for part in span.split()]
-    if not parts:
+    words = span.split()
+    if not words:
         return []
-    body = r"\s+".join(parts)
-    left = r"(?<!\w)" if re.match(r"\w", span.split()[0]) else ""
-    right = r"(?!\w)" if re.search(r"\w$", span.split()[-1]) else ""
-    return [match.span() for match in re.finditer(left + body + right, text, re.IGNORECASE)]
+    body = r"\s+".join(re.escape(word) for word in words)
+    found: list[tuple[int, int]] = []
+    for match in re.finditer(f"(?=({body}))", text, re.IGNORECASE):
+        start, end = match.span(1)
+        whole = not (_inside_word(text, start) or _inside_word(text, end))
+        if whole and (not found or start >= found[-1][1]):
+            found.append((start, end))
+    return found
+
+
+def unspaced(character: str) -> bool:
+    """Whether a script writes this character without spaces between words."""
+    return (
+        unicodedata.east_asian_width(character) in ("W", "F")
+        or unicodedata.name(character, "").partition(" ")[0] in _UNSPACED_SCRIPTS
+    )
+
+
+_UNSPACED_SCRIPTS = frozenset(("THAI", "LAO", "KHMER", "MYANMAR"))
+
+
+def _inside_word(text: str, place: int) -> bool:
+    """Whether a word runs on across this place; accents and vowel signs belong to it."""
+    return 0 < place < len(text) and all(
+        (c == "_" or unicodedata.category(c)[0] in "LMN") and not unspaced(c)
+        for c in text[place - 1 : place + 1]
+    )
 
 
 # -- normalising ------------------------------------------------------------------------
 
 
 def _bad(name: str, found: str, expected: str = "text") -> CaseError:
-    return CaseError(
-        f"The field {name} is wrong: found {found}", expected=expected, field=name
-    )
+    return CaseError(f"The field {name} is wrong: found {found}", expected=expected, field=name)
 
 
 def _fold(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _bad(name, f"{value!r}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise _bad(name, f"{value!r}, which is no valid Unicode") from None
+    return value
+
+
+def _filled(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise _bad(name, f"{value!r}", "text that is not empty")
+    return _text(name, value)
+
+
 def _texts(name: str, value: Any) -> tuple[str, ...]:
     values = (value,) if isinstance(value, str) else value
     if not isinstance(values, (list, tuple)):
         raise _bad(name, f"{value!r}", "a text or a list of texts")
-    for item in values:
-        if not isinstance(item, str) or not item.strip():
-            raise _bad(name, f"{item!r}", "text that is not empty")
-    return tuple(values)
-
-
-def _optional_text(name: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not value.strip():
-        raise _bad(name, f"{value!r}", "text that is not empty")
-    return value
+    return tuple(_filled(name, item) for item in values)
 
 
 def _prompt(name: str, value: Any) -> Prompt:
     if isinstance(value, str):
         if not value.strip():
             raise _bad(name, "an empty text", "the text that the model reads")
-        return value
+        return _text(name, value)
     if not isinstance(value, (list, tuple)) or not value:
         raise _bad(name, f"{value!r}", "text, or chat messages")
     for message in value:
-        if not isinstance(message, Mapping) or not all(
-            isinstance(message.get(key), str) for key in ("role", "content")
-        ):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
             raise _bad(name, f"{message!r}", 'messages like {"role": "user", "content": "..."}')
+        for part in (*message, *message.values()):
+            _text(name, part)
     if not any(message["role"] == "user" for message in value):
         raise _bad(name, "messages without one of the user", "at least one user message")
     return tuple(dict(message) for message in value)
@@ -394,6 +433,8 @@ def _parse(text: str) -> Mapping[str, Any]:
         return cast(Mapping[str, Any], json.loads(text))
     except json.JSONDecodeError as error:
         raise _bad("row", f"no JSON ({error.msg} at column {error.colno})", "one object") from None
+    except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
+        raise _bad("row", f"JSON that cannot be read ({error})", "one object") from None
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -15,33 +16,25 @@ def write_atomic(path: str | Path, write: Callable[[IO[bytes]], object]) -> Path
     """Let ``write`` fill a temporary file beside ``path``, then move it into place.
 
     Raises:
-        ResultError: The folder cannot be made or written to; nothing is left behind.
+        ResultError: The folder cannot be made or the file not be written. Then, and after
+            any other error of ``write``, what was at ``path`` before is still there.
     """
     target = Path(path)
+    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except OSError as error:
-        raise ResultError(
-            f"{target} cannot be written ({error.strerror or error})",
-            do="Give a folder that you may write to",
-        ) from None
-    try:
-        with os.fdopen(handle, "wb") as stream:
+        with open(temporary, "xb") as stream:
             write(stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise ResultError(
             f"{target} cannot be written ({error.strerror or error})",
             do="Give a path that you may write to, on a disk with room",
         ) from None
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    finally:
+        _remove(temporary)
     return target
 
 
@@ -50,8 +43,7 @@ def write_text_atomic(path: str | Path, text: str) -> Path:
     return write_atomic(path, lambda stream: stream.write(text.encode("utf-8")))
 
 
-def _umask() -> int:
-    """The process's umask; POSIX has no call that reads it without setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _remove(temporary: Path) -> None:
+    """Remove what is left of a write that did not end; after one that did, nothing is there."""
+    with contextlib.suppress(OSError):  # also where its folder is a file (`a_file/x`)
+        temporary.unlink()

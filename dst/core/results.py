@@ -8,7 +8,6 @@ Contrasts are in logits: LD = logsumexp(contextual answers) - logsumexp(associat
 import dataclasses
 import json
 import math
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from beartype import beartype
 from jaxtyping import Bool, Float, Int, jaxtyped
 
 from dst.core.case import Case
-from dst.core.errors import ResultError
+from dst.core.errors import InputError, ResultError
 from dst.core.files import write_atomic
 
 FORMAT = 1
@@ -83,7 +82,9 @@ class Result:
         )
         target = Path(path)
         target = target if target.suffix == ".npz" else target.with_name(target.name + ".npz")
-        return write_atomic(target, lambda stream: np.savez_compressed(stream, **arrays))
+        return write_atomic(
+            target, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays)
+        )
 
     def replace(self, **changes: Any) -> Self:
         """A copy with some fields changed, checked again."""
@@ -107,22 +108,30 @@ def open_result(path: str | Path) -> Any:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(arrays.pop("header").tobytes().decode("utf-8"))
-        version = header["format"]
+        version, encoded = header["format"], header["result"]
     except FileNotFoundError:
         raise ResultError(f"The result file {path} does not exist", do="Check the path") from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ResultError(f"{path} is no result of dst, or is damaged ({error})", do=do) from None
+    except Exception as error:  # noqa: BLE001 - numpy, zip and zlib fail in many ways
+        raise ResultError(
+            f"{path} is no result of dst, or is damaged ({_reason(error)})", do=do
+        ) from None
     if version != FORMAT:
         raise ResultError(
             f"{path} has format {version}", expected=f"format {FORMAT}", do="Use the dst it is from"
         )
     try:
-        return _decode(header["result"], arrays)
-    except ResultError:
-        raise
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ResultError(f"{path} is damaged ({reason})", do=do) from None
+        opened = _decode(encoded, arrays)
+    except Exception as error:  # noqa: BLE001 - whatever a file of ours does not hold
+        raise ResultError(f"{path} is damaged ({_reason(error)})", do=do) from None
+    if not isinstance(opened, Result):
+        raise ResultError(f"{path} is damaged (it holds a {type(opened).__name__})", do=do)
+    return opened
+
+
+def _reason(error: Exception) -> str:
+    """An error's first line: shape errors go on for a page."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
 
 
 # -- the results ------------------------------------------------------------------------
@@ -174,6 +183,12 @@ class Trace(Result):
     provenance: Provenance
     notes: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not len(self.tokens) == len(self.roles) == len(self.ids):
+            raise ValueError("one token and one role per position are needed")
+        if not 0 <= self.answer_position < len(self.ids):
+            raise ValueError(f"the answer position {self.answer_position} is outside the prompt")
+
     @property
     def n_layers(self) -> int:
         """Number of blocks L."""
@@ -219,6 +234,10 @@ class LensReadout(Result):
     answer_is_final: Bool[np.ndarray, " state"]
     provenance: Provenance
 
+    def __post_init__(self) -> None:
+        if [len(words) for words in self.top_words] != [self.top_ids.shape[1]] * len(self.margin):
+            raise ValueError("one text per state and likeliest token is needed")
+
     @property
     def answer_prob(self) -> Float[np.ndarray, " state"]:
         """p(A+) + p(A-) per state: under .05 at the last, the answer is not given at i*."""
@@ -251,6 +270,7 @@ class Score(Result):
         unit: ``share``, ``logits`` or ``1``.
         reasons: Why a state's value is NaN, "" where it is not.
         note: What a reader must know of the value, such as an open case; "" if nothing.
+        says: Its definition in a sentence.
         provenance: What it takes to compute this again.
     """
 
@@ -260,6 +280,7 @@ class Score(Result):
     unit: str
     reasons: tuple[str, ...]
     note: str = ""
+    says: str = ""
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
@@ -270,7 +291,13 @@ class Score(Result):
                 raise ValueError(f"{self.name} at state {state}: NaN if and only if a reason")
 
     def at(self, depth: float) -> float:
-        """The value at a share of depth: state round(depth * L), halves up."""
+        """The value at a share of depth: state round(depth * L), halves up.
+
+        Raises:
+            InputError: The depth is not between 0 and 1.
+        """
+        if not 0 <= depth <= 1:
+            raise InputError(f"The depth is {depth}", expected="a share from 0 to 1")
         return float(self.value[math.floor(depth * (len(self.value) - 1) + 0.5)])
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -465,8 +492,7 @@ class Pathways(Result):
         )
         means = {name: getattr(self, name).mean(axis=0) for name in names}
         return [
-            {"state": state, "role": role}
-            | {name: float(means[name][state, i]) for name in names}
+            {"state": state, "role": role} | {name: float(means[name][state, i]) for name in names}
             for state in range(len(self.redundant))
             for i, role in enumerate(self.roles)
         ]
@@ -505,6 +531,86 @@ class Repairs(Result):
 
 
 @result
+class Attribution(Result):
+    """What each component adds to LD at i*, split into base, association and context.
+
+    Attributes:
+        components: ``embedding``, ``head l.h``, ``attn_bias l``, ``mlp l`` (layers from 0),
+            ``norm_bias``, ``head_bias``, and ``nonlinear``, the residue that closes the sum.
+        layers: The layer of each component; -1 for the embedding, L for what comes after.
+        base: s(c; x_0,sub), mean over draws, in logits.
+        associative: s(c; x_0) - s(c; x_0,sub), mean over draws.
+        contextual: s(c; x) - s(c; x_0), mean over draws.
+        contrast: LD(x), which all parts of all components add up to.
+        closure_error: |sum - LD(x)| before the residue is added, without the residue's own
+            part: the error of the decomposition of the residual stream, in logits.
+        provenance: What it takes to compute this again.
+    """
+
+    components: tuple[str, ...]
+    layers: Int[np.ndarray, " component"]
+    base: Float[np.ndarray, " component"]
+    associative: Float[np.ndarray, " component"]
+    contextual: Float[np.ndarray, " component"]
+    contrast: float
+    closure_error: float
+    provenance: Provenance
+
+    @property
+    def total(self) -> Float[np.ndarray, " component"]:
+        """s(c; x) = base + associative + contextual, in logits; sums to LD(x)."""
+        return self.base + self.associative + self.contextual
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per component."""
+        return [
+            {
+                "component": name,
+                "layer": int(self.layers[i]),
+                "base": float(self.base[i]),
+                "associative": float(self.associative[i]),
+                "contextual": float(self.contextual[i]),
+            }
+            for i, name in enumerate(self.components)
+        ]
+
+
+@result
+class CutEffects(Result):
+    """What LD loses when every later position stops reading a source, in logits.
+
+    Attributes:
+        sources: Roles that were cut off.
+        all_layers: LD(x) - LD(x with the source cut off in every block).
+        one_layer: The same with the cut in one block only: where the first hop is.
+        up_to_layer: The same with the cut in blocks 0..l: when the first hop is over.
+        control: The effect of cutting off as many random keys in every block.
+        provenance: What it takes to compute this again.
+    """
+
+    sources: tuple[str, ...]
+    all_layers: Float[np.ndarray, " source"]
+    one_layer: Float[np.ndarray, "source layer"]
+    up_to_layer: Float[np.ndarray, "source layer"]
+    control: Float[np.ndarray, "source draw"]
+    provenance: Provenance
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per source and layer."""
+        return [
+            {
+                "source": source,
+                "layer": layer,
+                "one_layer": float(self.one_layer[i, layer]),
+                "up_to_layer": float(self.up_to_layer[i, layer]),
+                "all_layers": float(self.all_layers[i]),
+            }
+            for i, source in enumerate(self.sources)
+            for layer in range(self.one_layer.shape[1])
+        ]
+
+
+@result
 class Report(Result):
     """The whole account of one case: what `dst.explain` returns.
 
@@ -521,6 +627,9 @@ class Report(Result):
         verdict: The account in sentences, each with its number.
         notes: What was inferred, dropped, or cannot be known of this case.
         provenance: What it takes to compute this again.
+        pathways: The two flows; None where the case has no cue or no subject.
+        repairs: What repairs it, and the commitment; None likewise.
+        attribution: What each component adds to LD; None likewise.
     """
 
     case: Case
@@ -534,6 +643,9 @@ class Report(Result):
     verdict: tuple[str, ...]
     notes: tuple[str, ...]
     provenance: Provenance
+    pathways: Pathways | None = None
+    repairs: Repairs | None = None
+    attribution: Attribution | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row: the case, its outcome, every score's total and every mark."""
@@ -564,7 +676,9 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, np.ndarray):
         if value.dtype.hasobject:
             raise ResultError(f"The field {path} holds Python objects", expected="numbers or text")
-        arrays[path] = np.ascontiguousarray(value)
+        while path in arrays:  # {"a/b": ...} beside {"a": {"b": ...}}
+            path += "_"
+        arrays[path] = np.asarray(value, order="C")
         return {"$array": path}
     if isinstance(value, Case):
         return {"$case": value.to_dict()}
@@ -609,8 +723,6 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     name = value["$class"]
     table = {**_CLASSES, "Provenance": Provenance}
     if name not in table:
-        raise ResultError(f"The file holds a {name}, which this dst does not know")
+        raise ValueError(f"it holds a {name}, which this dst does not know")
     fields = {key: _decode(item, arrays) for key, item in value["fields"].items()}
     return table[name](**fields)
-
-

@@ -25,9 +25,10 @@ enters the output projection, [head d_head]. pattern is [head query key], rows s
 KINDS = RESIDUAL_KINDS + HEAD_KINDS
 
 _TRANSFORMER_LENS = re.compile(
-    r"^blocks\.(?P<layer>\d+)\.(?:attn\.)?hook_(?P<kind>\w+)$",
+    r"blocks\.(?P<layer>\d+)\."
+    rf"(?:hook_(?P<residual>{'|'.join(RESIDUAL_KINDS)})|attn\.hook_(?P<head>{'|'.join(HEAD_KINDS)}))"
 )
-_SHORT = re.compile(r"^(?P<kind>[a-z_]+)[.@](?P<layer>-?\d+)$")
+_SHORT = re.compile(r"(?P<kind>[a-z_]+)\.(?P<layer>\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -60,13 +61,14 @@ class Site:
     @classmethod
     def parse(cls, text: str) -> Site:
         """Read ``resid_post.3`` or transformer_lens' ``blocks.3.hook_resid_post``."""
-        match = _TRANSFORMER_LENS.match(text) or _SHORT.match(text)
-        if match is None:
-            raise InterventionError(
-                f"The site {text!r} cannot be read",
-                expected="KIND.LAYER such as resid_post.3, or blocks.3.hook_resid_post",
-            )
-        return cls(int(match["layer"]), match["kind"])
+        if match := _SHORT.fullmatch(text):
+            return cls(int(match["layer"]), match["kind"])
+        if match := _TRANSFORMER_LENS.fullmatch(text):
+            return cls(int(match["layer"]), match["residual"] or match["head"])
+        raise InterventionError(
+            f"The site {text!r} cannot be read",
+            expected="KIND.LAYER such as resid_post.3, or blocks.3.hook_resid_post",
+        )
 
     def __str__(self) -> str:
         return f"{self.kind}.{self.layer}"

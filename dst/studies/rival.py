@@ -16,11 +16,12 @@ from dst.models.variants import FUNCTION_WORDS
 LEAST_PROBABILITY = 0.01
 """Under this the model's likeliest word is no answer that an explanation could rest on."""
 
-STOP_WORDS = FUNCTION_WORDS | frozenset(
-    "not no yes so if than too very can could will would shall should may might must do does did "
-    "i you we us me him them my your our who whom whose why how where when all any some each every "
-    "both few more most other such only own same just also into out up down over under again one".split()
-)
+_MORE_STOP_WORDS = """
+not no yes so if than too very can could will would shall should may might must do does did i you
+we us me him them my your our who whom whose why how where when all any some each every both few
+more most other such only own same just also into out up down over under again one
+"""
+STOP_WORDS = FUNCTION_WORDS | frozenset(_MORE_STOP_WORDS.split())
 """Words that start no answer."""
 
 _LONGEST_WORD = 8
@@ -59,8 +60,8 @@ def with_rival(model: Backend, case: Case) -> tuple[Case, tuple[str, ...]]:
     filled = case.replace(associative=(rival.form,), case_id=case.case_id)
     if rival.is_contextual:
         return filled, (
-            f"There is no hallucination here: the model's own answer is the contextual one. "
-            f"It is traced against its strongest rival, {rival.form!r} (p {rival.probability:.2g}).",
+            "There is no hallucination here: the model's own answer is the contextual one. It is "
+            f"traced against its strongest rival, {rival.form!r} (p {rival.probability:.2g}).",
         )
     return filled, (
         f"The associative answer was not given: the model's own answer {rival.form!r} "
@@ -72,17 +73,15 @@ def find_rival(model: Backend, case: TokenizedCase) -> Rival:
     """The likeliest word at i* that is not the contextual answer; see `with_rival`."""
     run = model.run([case.ids], logits_at=[-1])
     prob = np.exp(log_softmax(run.last_logits[0].float().cpu().numpy()))
-    contextual = set(case.contextual_ids)
     is_contextual = False
     for token in np.argsort(-prob, kind="stable"):
         token = int(token)
         if prob[token] < LEAST_PROBABILITY:
             break
-        if token in contextual:
-            is_contextual = True
-            continue
         word = _word(model, case, token)
-        if word is not None:
+        if _is_contextual(case, token, word):
+            is_contextual = True
+        elif word is not None and word.casefold() not in STOP_WORDS:
             return Rival(word, float(prob[token]), is_contextual)
     if is_contextual:
         raise CaseError(
@@ -101,7 +100,7 @@ def find_rival(model: Backend, case: TokenizedCase) -> Rival:
 
 
 def _word(model: Backend, case: TokenizedCase, token: int) -> str | None:
-    """The word that ``token`` starts after the prompt, or None if it starts no answer."""
+    """The word that ``token`` starts after the prompt, or None if it starts none."""
     if token in model.tokenizer.all_special_ids:
         return None
     pieces = [token]
@@ -114,8 +113,20 @@ def _word(model: Backend, case: TokenizedCase, token: int) -> str | None:
         if not more or not longer.startswith(text) or not longer[len(text) :].isalnum():
             break
         pieces, text = [*pieces, *more], longer
-    word = text.strip()
-    return None if word.casefold() in STOP_WORDS else word
+    return text.strip()
+
+
+def _is_contextual(case: TokenizedCase, token: int, word: str | None) -> bool:
+    """Whether the model, saying ``token``, says the contextual answer.
+
+    Its first token alone does not tell: two names may begin alike. A word of which the answer
+    is the beginning, or which is the beginning of the answer, cannot be told from it.
+    """
+    forms = [form.strip().casefold() for form in case.case.contextual]
+    said = (word or "").casefold()
+    if token not in case.contextual_ids:
+        return said in forms
+    return word is None or any(f.startswith(said) or said.startswith(f) for f in forms)
 
 
 def _said(model: Backend, case: TokenizedCase, pieces: list[int]) -> str:

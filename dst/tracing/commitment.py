@@ -16,6 +16,7 @@ from dst.core.results import Repairs
 from dst.models.backend import Backend
 from dst.models.variants import combined
 from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.progress import progress
 from dst.tracing.swaps import Recorded, patch_states, record
 
 
@@ -25,7 +26,7 @@ def repairs(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    tick: Callable[[int], None] = lambda n: None,
+    show_progress: bool = True,
 ) -> Repairs:
     """LD of a run repaired at each state, of its control, and the commitment of each repair.
 
@@ -48,7 +49,7 @@ def repairs(
         case: The case; variants that it lacks are drawn.
         draws: How many variants to draw.
         seed: Seed of the draws and the bootstrap.
-        tick: Told how many patched runs were just done.
+        show_progress: Draw a line with the time left on the error stream after two seconds.
 
     Returns:
         `Repairs`: [repair state] in logits, and one mark per repair.
@@ -60,19 +61,25 @@ def repairs(
     """
     ready = prepare(model, case, draws=draws, seed=seed)
     n_layers = model.spec.n_layers
+    recipes = {name: _recipe(name, model, ready) for name in rules.REPAIRS}
+    total = sum(
+        2 * len(recipe.run) * (n_layers + 1)
+        for recipe in recipes.values()
+        if isinstance(recipe, _Recipe)
+    )
     names, patched, control, marks = [], [], [], []
-    for name in rules.REPAIRS:
-        recipe = _recipe(name, model, ready)
-        if isinstance(recipe, str):
-            marks.append(rules.absent(name, n_layers, recipe))
-            continue
-        ld = recipe.apply(model, ready, recipe.run, recipe.value, tick)
-        reference = recipe.apply(model, ready, recipe.control, recipe.control_value, tick)
-        contrast = float(recipe.run.contrast[0])
-        names.append(name)
-        patched.append(ld.mean(axis=0))
-        control.append(reference.mean(axis=0))
-        marks.append(rules.commitment(name, contrast, ld, reference, recipe.floor, seed=seed))
+    with progress("repairs", total, show=show_progress) as tick:
+        for name, recipe in recipes.items():
+            if isinstance(recipe, str):
+                marks.append(rules.absent(name, n_layers, recipe))
+                continue
+            ld = recipe.apply(model, ready, recipe.run, recipe.value, tick)
+            reference = recipe.apply(model, ready, recipe.control, recipe.control_value, tick)
+            contrast = float(recipe.run.contrast[0])
+            names.append(name)
+            patched.append(ld.mean(axis=0))
+            control.append(reference.mean(axis=0))
+            marks.append(rules.commitment(name, contrast, ld, reference, recipe.floor, seed=seed))
     return Repairs(
         names=tuple(names),
         patched=np.array(patched).reshape(len(names), n_layers + 1),

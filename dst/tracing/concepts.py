@@ -10,10 +10,11 @@ from jaxtyping import Float
 
 from dst.analysis.readout import log_softmax
 from dst.core.case import mentions
+from dst.core.errors import TokenError
 from dst.core.results import Trace
 from dst.core.sites import site_of_state
 from dst.models.backend import Backend
-from dst.models.tokens import encode, forms_in_place, render, tokenize_case
+from dst.models.tokens import encode, forms_in_place, refuse_unknown, render, tokenize_case
 
 # -- vectors of words in the prompt ---------------------------------------------------------
 
@@ -54,6 +55,15 @@ def in_context_vectors(
         positions = encoding.positions(places[:1])
         vectors.append(trace.resid[:, positions[-1]] if positions else absent)
     return _stacked(vectors, trace)
+
+
+def knows(model: Backend, text: str) -> bool:
+    """Whether the tokenizer knows every word of ``text``."""
+    try:
+        refuse_unknown(model.tokenizer, encode(model.tokenizer, text))
+    except TokenError:
+        return False
+    return True
 
 
 def mean_residual(model: Backend, texts: Sequence[str]) -> Float[np.ndarray, "state d_model"]:
@@ -125,9 +135,9 @@ def _said(model: Backend, trace: Trace, words: Sequence[str]) -> list[tuple[int,
     """Token ids of each word as it would stand at i*."""
     rendered = render(model.tokenizer, trace.case)
     encoding = encode(model.tokenizer, rendered.text, special=rendered.special)
-    return [
-        forms_in_place(model.tokenizer, rendered, encoding, [word])[0][0].ids for word in words
-    ]
+    for word in words:
+        refuse_unknown(model.tokenizer, encode(model.tokenizer, word))
+    return [forms_in_place(model.tokenizer, rendered, encoding, [word])[0][0].ids for word in words]
 
 
 def _alone(model: Backend, word: str) -> np.ndarray:

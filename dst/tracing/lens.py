@@ -65,9 +65,9 @@ def _read(model: Backend, trace: Trace, logits: np.ndarray, k: int) -> LensReado
     """Every quantity of the readout from lens logits [state d_vocab]."""
     log_prob = log_softmax(logits)
     prob = np.exp(log_prob)
-    plus, minus = trace.contextual_ids, trace.associative_ids
+    plus, minus = trace.contextual_ids.tolist(), trace.associative_ids.tolist()
     top = np.argsort(-log_prob, axis=-1, kind="stable")[:, :k]
-    forms = np.concatenate([plus, minus])
+    forms = np.array(plus + minus)
     best = forms[log_prob[:, forms].argmax(axis=-1)]
     return LensReadout(
         lens="logit_lens",

@@ -13,6 +13,7 @@ from dst.core.errors import CaseError, NumericalError
 from dst.core.results import Estimate, Pathways
 from dst.models.backend import Backend
 from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.progress import progress
 from dst.tracing.swaps import Recorded, patch_states, record
 
 CONTROL_TOLERANCE = 1e-3
@@ -25,7 +26,7 @@ def pathways(
     *,
     draws: int = DRAWS,
     seed: int = 0,
-    tick: Callable[[int], None] = lambda n: None,
+    show_progress: bool = True,
 ) -> Pathways:
     """Two flows over roles and depth, insertion and removal, with draws and controls.
 
@@ -42,7 +43,7 @@ def pathways(
         case: The case; variants that it lacks are drawn (`dst.models.variants`).
         draws: How many variants to draw.
         seed: Seed of the draws and of the bootstrap of the marks.
-        tick: Told how many patched runs were just done (see `dst.tracing.progress`).
+        show_progress: Draw a line with the time left on the error stream after two seconds.
 
     Raises:
         CaseError: The case has no associative answer, no cue or no subject, or no variants
@@ -61,11 +62,16 @@ def pathways(
     x = base_run.take([0] * n_neutral)
     paired = zero.take([i % n_neutral for i in range(len(both.contrast))])
 
-    swap = _Swaps(model, ready, tick)
-    n_ctx = x.contrast[:, None, None] - swap(x, zero)
-    d_ctx = swap(zero, x) - zero.contrast[:, None, None]
-    n_asc = paired.contrast[:, None, None] - swap(paired, both)
-    d_asc = swap(both, paired) - both.contrast[:, None, None]
+    cells = (model.spec.n_layers + 1) * (len(ready.roles) + 1)
+    with progress(
+        "two pathways", cells * (3 * len(zero) + 2 * len(both)), show=show_progress
+    ) as tick:
+        swap = _Swaps(model, ready, tick)
+        n_ctx = x.contrast[:, None, None] - swap(x, zero)
+        d_ctx = swap(zero, x) - zero.contrast[:, None, None]
+        n_asc = paired.contrast[:, None, None] - swap(paired, both)
+        d_asc = swap(both, paired) - both.contrast[:, None, None]
+        spread = _draw_against_draw(zero, swap)
 
     base, prior, total = split(base_run.contrast, paired.contrast, both.contrast, zero.contrast)
     floor_c, floor_a = flows.floor_of(total), flows.floor_of(prior)
@@ -82,7 +88,7 @@ def pathways(
         associative_insertion=d_asc,
         contextual_floor=floor_c,
         associative_floor=floor_a,
-        draw_against_draw=_draw_against_draw(zero, swap),
+        draw_against_draw=spread,
         marks=(
             *flows.flow_marks(
                 "contextual", n_ctx, d_ctx, ready.roles, total.mean, floor_c, seed=seed

@@ -22,7 +22,6 @@ MOST_TOKENS = 8192
 """Tokens in one batch of patched runs."""
 
 
-
 @dataclass(frozen=True)
 class Recorded:
     """Runs of equal length with their residual states.

@@ -65,12 +65,8 @@ def trace_tokenized(model: Backend, cases: Sequence[TokenizedCase]) -> list[Trac
     states = [site_of_state(state, n_layers) for state in range(n_layers + 1)]
     attn = [Site(layer, "attn_out") for layer in range(n_layers)]
     mlp = [Site(layer, "mlp_out") for layer in range(n_layers)]
-    run = model.run(
-        [case.ids for case in cases], capture=[*states, *attn, *mlp], logits_at=[-1]
-    )
-    return [
-        _trace(model, case, run, row, states, attn, mlp) for row, case in enumerate(cases)
-    ]
+    run = model.run([case.ids for case in cases], capture=[*states, *attn, *mlp], logits_at=[-1])
+    return [_trace(model, case, run, row, states, attn, mlp) for row, case in enumerate(cases)]
 
 
 def _trace(

@@ -1,0 +1,30 @@
+"""Progress of long work: nothing for two seconds, then a line with the time left."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+
+PATIENCE = 2.0
+"""Seconds after which work is long enough to be shown."""
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int, *, show: bool = True) -> Iterator[Callable[[int], None]]:
+    """A function that is told how many steps were just done; it draws on the error stream.
+
+    The line appears after `PATIENCE` seconds and is gone when the work is done.
+    """
+    if not show:
+        yield lambda n: None
+        return
+    from tqdm import tqdm
+
+    bar = tqdm(
+        total=total, desc=what, unit="run", delay=PATIENCE, leave=False, file=sys.stderr
+    )
+    try:
+        yield lambda n: bar.update(n) and None
+    finally:
+        bar.close()
