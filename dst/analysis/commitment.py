@@ -65,7 +65,9 @@ def commitment(
     thresholds = {"floor": floor}
     asked_of_success = breaks(name)
     if abs(contrast) <= floor or (contrast > 0) != asked_of_success:
-        reason = "nothing to break: no success" if asked_of_success else "nothing to repair: no failure"
+        reason = (
+            "nothing to break: no success" if asked_of_success else "nothing to repair: no failure"
+        )
         return Mark("commitment", definition, math.nan, n_layers, reason, thresholds=thresholds)
     both = np.stack([patched, control], axis=-1)
 

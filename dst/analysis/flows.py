@@ -140,22 +140,18 @@ def flow_marks(
     n_layers = removal.shape[1] - 1
     thresholds = {"floor": floor, "half": HALF, "handover": HANDOVER}
 
-    def mark(name: str, where: str, draws: np.ndarray, rule: Callable[..., tuple[float, str]]) -> Mark:
+    def mark(
+        name: str, where: str, draws: np.ndarray, rule: Callable[..., tuple[float, str]]
+    ) -> Mark:
         state, reason = rule(draws.mean(axis=0))
-        low, high = (
-            bootstrap_state(draws, rule, seed=seed) if not reason else (math.nan, math.nan)
-        )
-        return Mark(
-            name, f"{flow} flow at {where}", state, n_layers, reason, low, high, thresholds
-        )
+        low, high = bootstrap_state(draws, rule, seed=seed) if not reason else (math.nan, math.nan)
+        return Mark(name, f"{flow} flow at {where}", state, n_layers, reason, low, high, thresholds)
 
     marks = []
     for i, role in enumerate(roles):
         if role == "answer":
             at = insertion[:, :, i]
-            marks.append(
-                mark("arrival", role, at, lambda d: arrival_at_answer(d, total, floor))
-            )
+            marks.append(mark("arrival", role, at, lambda d: arrival_at_answer(d, total, floor)))
             marks.append(mark("handover", role, at, lambda d: handover(d, total, floor)))
         else:
             at = removal[:, :, i]

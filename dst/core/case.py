@@ -25,6 +25,33 @@ Message = Mapping[str, str]
 Prompt = str | tuple[Message, ...]
 """A prompt as text, or as chat messages that go through the model's template."""
 
+
+@dataclass(frozen=True)
+class AlignedPrompt:
+    """A variant of another length, with the spans that correspond: (in the prompt, in the variant).
+
+    Outside these spans both texts must be the same. In JSON:
+    ``{"prompt": "...", "aligned": [["at the lake", "near the old stone bridge"]]}``.
+    """
+
+    prompt: Prompt
+    aligned: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", _prompt("prompt", self.prompt))
+        pairs = self.aligned if isinstance(self.aligned, (list, tuple)) else (self.aligned,)
+        for pair in pairs:
+            if not isinstance(pair, (list, tuple)) or len(pair) != 2:
+                raise _bad(
+                    "aligned", f"{pair!r}", "pairs: a span of the prompt, one of the variant"
+                )
+        spans = tuple(_texts("aligned", pair) for pair in pairs)
+        object.__setattr__(self, "aligned", tuple((a, b) for a, b in spans))
+
+
+Variant = Prompt | AlignedPrompt
+"""A variant of a prompt: as long in tokens as the prompt, or with its spans aligned."""
+
 VARIANTS = ("swap", "neutral", "substitute", "clean")
 ALIASES = {"factual_answer": "contextual", "hallucinated_answer": "associative"}
 
@@ -77,10 +104,10 @@ class Case:
     prefix: str = ""
     chat: bool = False
     system: str | None = None
-    swap: tuple[Prompt, ...] = ()
-    neutral: tuple[Prompt, ...] = ()
-    substitute: tuple[Prompt, ...] = ()
-    clean: tuple[Prompt, ...] = ()
+    swap: tuple[Variant, ...] = ()
+    neutral: tuple[Variant, ...] = ()
+    substitute: tuple[Variant, ...] = ()
+    clean: tuple[Variant, ...] = ()
     paraphrases: tuple[Prompt, ...] = ()
     twin_question: Prompt | None = None
     context_words: tuple[str, ...] = ()
@@ -200,7 +227,7 @@ class Case:
         for name in (*VARIANTS, "paraphrases", "twin_question"):
             value = getattr(self, name)
             texts = value if name != "twin_question" else (value or "",)
-            if not all(isinstance(text, str) for text in texts):
+            if not all(isinstance(prompt_of(text), str) for text in texts):
                 raise _bad(name, "chat messages", "text, as the prompt is")
 
     def _check_spans(self) -> None:
@@ -313,6 +340,11 @@ def load_cases(
     return CaseList(cases, rejected)
 
 
+def prompt_of(variant: Variant) -> Prompt:
+    """A variant's prompt, without its alignment."""
+    return variant.prompt if isinstance(variant, AlignedPrompt) else variant
+
+
 def text_of(prompt: Prompt) -> str:
     """A prompt's text: itself, or its messages' contents, a line each."""
     if isinstance(prompt, str):
@@ -410,18 +442,34 @@ def _prompt(name: str, value: Any) -> Prompt:
     return tuple(dict(message) for message in value)
 
 
-def _draws(name: str, value: Any) -> tuple[Prompt, ...]:
-    """One prompt, or several: a list of objects is one chat, a list of texts is draws."""
-    if isinstance(value, str) or (
-        isinstance(value, (list, tuple)) and value and isinstance(value[0], Mapping)
-    ):
+def _draws(name: str, value: Any) -> tuple[Variant, ...]:
+    """One variant or several: a list of messages is one chat, a list of texts is draws."""
+    one_chat = isinstance(value, (list, tuple)) and value and _is_message(value[0])
+    if isinstance(value, (str, Mapping, AlignedPrompt)) or one_chat:
         value = (value,)
     if not isinstance(value, (list, tuple)):
         raise _bad(name, f"{value!r}", "a prompt or a list of prompts")
-    return tuple(_prompt(name, item) for item in value)
+    return tuple(_variant(name, item) for item in value)
+
+
+def _variant(name: str, value: Any) -> Variant:
+    if isinstance(value, AlignedPrompt):
+        return value
+    if not isinstance(value, Mapping):
+        return _prompt(name, value)
+    if set(value) != {"prompt", "aligned"}:
+        raise _bad(name, f"{dict(value)!r}", 'text, or {"prompt": ..., "aligned": [[from, to]]}')
+    return AlignedPrompt(value["prompt"], value["aligned"])
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and "role" in value
 
 
 def _jsonable(value: Any) -> Any:
+    if isinstance(value, AlignedPrompt):
+        pairs = [list(pair) for pair in value.aligned]
+        return {"prompt": _jsonable(value.prompt), "aligned": pairs}
     if isinstance(value, tuple):
         items = [_jsonable(item) for item in value]
         return items[0] if len(items) == 1 and isinstance(items[0], str) else items

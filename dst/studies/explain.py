@@ -16,9 +16,7 @@ NOT_GIVEN = 0.05
 """p(A+) + p(A-) under which neither answer is what the model says at i* (METHOD 0)."""
 
 
-def explain(
-    model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed: int = 0
-) -> Report:
+def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed: int = 0) -> Report:
     """The whole account of one case: what each layer was saying, and where it turned.
 
     The steps are those of the method: find the answer to explain, trace the forward pass,

@@ -93,7 +93,8 @@ def measure(
     try:
         paths = pathways(model, case, draws=draws, seed=seed)
         fixes = repairs(model, case, draws=draws, seed=seed)
-        parts = attribution(model, case, draws=draws, seed=seed) if "heads" in model.can else None
+        one_prompt = case.twin_question is None and {"heads", "components"} <= model.can
+        parts = attribution(model, case, draws=draws, seed=seed) if one_prompt else None
     except (CaseError, TokenError) as error:
         return Measured(
             seen, lens, None, None, None, (f"The two pathways were not measured: {error}",)
@@ -186,9 +187,7 @@ def markers(
         marks=(
             *causal,
             *_at_answer(measured.paths),
-            *rules.lens_markers(
-                score["margin"], measured.lens.answer_is_final, floor=LEAST_FLOOR
-            ),
+            *rules.lens_markers(score["margin"], measured.lens.answer_is_final, floor=LEAST_FLOOR),
             *rules.published_markers(score["dss_published"], score["cas_published"]),
         ),
         provenance=score.provenance,

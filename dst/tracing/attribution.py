@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +48,12 @@ def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0
     require(model, "heads")
     require(model, "components")
     ready = prepare(model, case, draws=draws, seed=seed)
+    if ready.variants.twin is not None or ready.lacks_twin:
+        raise CaseError(
+            "Attribution reads one position of one prompt, and a yes/no case is two prompts",
+            do="Ask for the completion instead of yes or no",
+            field="twin_question",
+        )
     if not ready.variants.neutral_substitute:
         raise CaseError(
             "The case has no neutral and substitute variants",
@@ -55,7 +62,8 @@ def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0
         )
     x = _components(model, _run(model, [ready.tokenized.ids]))
     lens = _Reader(model, ready, x)
-    zero_rows, both_rows = ready.variants.neutral, ready.variants.neutral_substitute
+    zero_rows = [row.ids for row in ready.variants.neutral]
+    both_rows = [row.ids for row in ready.variants.neutral_substitute]
     zero = lens.read(_components(model, _run(model, zero_rows)))
     both = lens.read(_components(model, _run(model, both_rows)))
     paired = zero[[i % len(zero) for i in range(len(both))]]
@@ -96,7 +104,7 @@ class _Components:
     logits: torch.Tensor
 
 
-def _run(model: Backend, rows: tuple[tuple[int, ...], ...] | list[tuple[int, ...]]) -> Run:
+def _run(model: Backend, rows: Sequence[tuple[int, ...]]) -> Run:
     n_layers = model.spec.n_layers
     sites = [
         Site(layer, kind) for layer in range(n_layers) for kind in ("attn_out", "mlp_out", "z")

@@ -14,10 +14,10 @@ from dst.analysis.flows import estimate, floor_of
 from dst.core.case import Case
 from dst.core.results import Repairs
 from dst.models.backend import Backend
-from dst.models.variants import combined
+from dst.models.variants import Row, combined
 from dst.tracing.prepare import DRAWS, Prepared, prepare
 from dst.tracing.progress import progress
-from dst.tracing.swaps import Recorded, patch_states, record
+from dst.tracing.swaps import Recorded, patch_states
 
 
 def repairs(
@@ -98,6 +98,7 @@ class _Recipe:
         value: What is put into it, [state row pos d_model].
         control: The run that the same repair must leave as it is.
         control_value: What is put into the control.
+        known: [row pos], below 0 where nothing is put in.
         positions: Where.
         floor: tau.
     """
@@ -106,6 +107,7 @@ class _Recipe:
     value: torch.Tensor
     control: Recorded
     control_value: torch.Tensor
+    known: torch.Tensor
     positions: list[int]
     floor: float
 
@@ -118,8 +120,8 @@ class _Recipe:
         tick: Callable[[int], None],
     ) -> Float[np.ndarray, "draw state"]:
         """LD of a run repaired at each state."""
-        ld = patch_states(model, run, value, [self.positions], ready.metric, tick=tick)
-        return ld[:, :, 0]
+        groups, metric = [self.positions], ready.metric
+        return patch_states(model, run, value, self.known, groups, metric, tick=tick)[:, :, 0]
 
 
 def _recipe(name: str, model: Backend, ready: Prepared) -> _Recipe | str:
@@ -127,47 +129,43 @@ def _recipe(name: str, model: Backend, ready: Prepared) -> _Recipe | str:
     variants, ids = ready.variants, ready.tokenized.ids
     if not variants.neutral:
         return "no neutral variant"
+    if ready.lacks_twin:
+        return "no twin of this yes/no question"
     sources = list(range(len(ids) - 1))
     if name == "restore cue":
-        twins = [row for row in variants.clean if len(row) == len(ids)]
-        if not twins:
+        if not variants.clean:
             return "no clean variant of equal length"
-        tokenizer = model.tokenizer
-        neutral_clean = combined(tokenizer, ids, variants.neutral, twins, "clean")
-        run, zero, donor, both = (
-            _recorded(model, ready, rows)
-            for rows in ([ids], variants.neutral, twins, neutral_clean)
-        )
-        n = len(both)
-        total = floor_of(estimate(run.contrast[0] - zero.contrast))
-        return _Recipe(
-            _cycle(run, n), _cycle(donor, n).states, _cycle(zero, n), both.states, sources, total
-        )
+        both = combined(model.tokenizer, ids, variants.neutral, variants.clean, "clean")
+        run, zero, donor, zero_donor = _recorded(model, ready, variants.clean, both)
+        floor = floor_of(estimate(run.contrast - zero.contrast))
+        known = torch.minimum(donor.places, zero_donor.places)
+        return _Recipe(run, donor.states, zero, zero_donor.states, known, sources, floor)
     if not variants.neutral_substitute:
         return "no substitute variant"
-    run, zero, sub, both = (
-        _recorded(model, ready, rows)
-        for rows in ([ids], variants.neutral, variants.substitute, variants.neutral_substitute)
+    run, zero, sub, both_run = _recorded(
+        model, ready, variants.substitute, variants.neutral_substitute
     )
-    n = len(both)
-    x, zero_n, sub_n = _cycle(run, n), _cycle(zero, n), _cycle(sub, n)
     floor = max(
-        floor_of(estimate(zero_n.contrast - both.contrast)),
-        floor_of(estimate(run.contrast[0] - zero.contrast)),
+        floor_of(estimate(zero.contrast - both_run.contrast)),
+        floor_of(estimate(run.contrast - zero.contrast)),
     )
+    known = torch.minimum(torch.minimum(zero.places, both_run.places), sub.places)
     if name == "de-prime":
-        away = both.states - zero_n.states
-        return _Recipe(x, x.states + away, zero_n, zero_n.states + away, sources, floor)
+        away = both_run.states - zero.states
+        return _Recipe(
+            run, run.states + away, zero, zero.states + away, known, sources, floor
+        )
     if name == "replace subject":
         subject = ready.tokenized.positions_of("subject")
-        return _Recipe(x, sub_n.states, zero_n, both.states, subject, floor)
-    return _Recipe(x, zero_n.states, sub_n, both.states, sources, floor)
+        return _Recipe(run, sub.states, zero, both_run.states, known, subject, floor)
+    return _Recipe(run, zero.states, sub, both_run.states, known, sources, floor)
 
 
-def _recorded(model: Backend, ready: Prepared, rows: Sequence[Sequence[int]]) -> Recorded:
-    return record(model, rows, ready.metric)
-
-
-def _cycle(runs: Recorded, n: int) -> Recorded:
-    """``n`` rows, from the start again when they run out."""
-    return runs.take([i % len(runs) for i in range(n)])
+def _recorded(
+    model: Backend, ready: Prepared, donors: Sequence[Row], neutral_donors: Sequence[Row]
+) -> tuple[Recorded, Recorded, Recorded, Recorded]:
+    """x, x_0, the donor, and the donor with a neutral cue, as many draws of each."""
+    n = len(neutral_donors)
+    rows = ([ready.x], ready.variants.neutral, donors, neutral_donors)
+    x, zero, donor, neutral_donor = (ready.record(model, row).cycle(n) for row in rows)
+    return x, zero, donor, neutral_donor

@@ -14,7 +14,7 @@ from dst.core.results import Estimate, Pathways
 from dst.models.backend import Backend
 from dst.tracing.prepare import DRAWS, Prepared, prepare
 from dst.tracing.progress import progress
-from dst.tracing.swaps import Recorded, patch_states, record
+from dst.tracing.swaps import Recorded, patch_states
 
 CONTROL_TOLERANCE = 1e-3
 """Largest error of a control, in logits (and as a share of the largest LD), in float32."""
@@ -55,17 +55,15 @@ def pathways(
     """
     ready = prepare(model, case, draws=draws, seed=seed)
     _require(ready)
-    base_run = record(model, [ready.tokenized.ids], ready.metric)
-    zero = record(model, ready.variants.neutral, ready.metric)
-    both = record(model, ready.variants.neutral_substitute, ready.metric)
-    n_neutral = len(zero.contrast)
-    x = base_run.take([0] * n_neutral)
-    paired = zero.take([i % n_neutral for i in range(len(both.contrast))])
+    run = ready.record(model, [ready.x])
+    zero = ready.record(model, ready.variants.neutral)
+    x = run.cycle(len(zero))
+    both = ready.record(model, ready.variants.neutral_substitute)
+    paired = zero.cycle(len(both))
 
     cells = (model.spec.n_layers + 1) * (len(ready.roles) + 1)
-    with progress(
-        "two pathways", cells * (3 * len(zero) + 2 * len(both)), show=show_progress
-    ) as tick:
+    rows = 3 * len(zero.rows) + 2 * len(both.rows)
+    with progress("two pathways", cells * rows, show=show_progress) as tick:
         swap = _Swaps(model, ready, tick)
         n_ctx = x.contrast[:, None, None] - swap(x, zero)
         d_ctx = swap(zero, x) - zero.contrast[:, None, None]
@@ -73,12 +71,12 @@ def pathways(
         d_asc = swap(both, paired) - both.contrast[:, None, None]
         spread = _draw_against_draw(zero, swap)
 
-    base, prior, total = split(base_run.contrast, paired.contrast, both.contrast, zero.contrast)
+    base, prior, total = split(run.contrast, paired.contrast, both.contrast, zero.contrast)
     floor_c, floor_a = flows.floor_of(total), flows.floor_of(prior)
     return Pathways(
         roles=ready.roles,
         positions=ready.positions,
-        contrast=float(base_run.contrast[0]),
+        contrast=float(run.contrast[0]),
         base=base,
         prior=prior,
         total_effect=total,
@@ -99,7 +97,7 @@ def pathways(
         ),
         redundant=flows.redundant(n_ctx.mean(axis=0), total.mean, floor_c),
         cancelled=flows.cancelled(d_ctx.mean(axis=0), total.mean, floor_c),
-        self_patch_error=_self_patch(model, ready, base_run),
+        self_patch_error=_self_patch(model, ready, run),
         donor_error=swap.donor_error,
         notes=ready.notes,
         provenance=model.provenance(seed=seed, draws=draws),
@@ -139,11 +137,23 @@ class _Swaps:
             NumericalError: Swapping every role does not give the donor's LD.
         """
         groups = [*self.ready.positions, self.everything]
-        metric = self.ready.metric
-        ld = patch_states(self.model, base, donor.states, groups, metric, tick=self.tick)
-        error = float(np.abs(ld[:, :, -1] - donor.contrast[:, None]).max())
-        scale = max(1.0, float(np.abs(donor.contrast).max()))
-        allowed = CONTROL_TOLERANCE * scale
+        ld = patch_states(
+            self.model,
+            base,
+            donor.states,
+            donor.places,
+            groups,
+            self.ready.metric,
+            tick=self.tick,
+        )
+        if all(len(row) == len(self.everything) for row in (*base.rows, *donor.rows)):
+            self._control(ld[:, :, -1], donor)
+        return ld[:, :, :-1]
+
+    def _control(self, ld: Float[np.ndarray, "draw state"], donor: Recorded) -> None:
+        """Swapping every role gives the donor's LD; only runs of equal length are comparable."""
+        error = float(np.abs(ld - donor.contrast[:, None]).max())
+        allowed = CONTROL_TOLERANCE * max(1.0, float(np.abs(donor.raw).max()))
         if self.model.spec.dtype == "float32" and not error <= allowed:
             raise NumericalError(
                 f"Swapping every role gives an LD that misses the donor's by {error:.2g} logits",
@@ -151,15 +161,13 @@ class _Swaps:
                 do="Report the model's family: its states do not hold all that is passed on",
             )
         self.donor_error = max(self.donor_error, error)
-        return ld[:, :, :-1]
 
 
 def _draw_against_draw(zero: Recorded, swap: _Swaps) -> Float[np.ndarray, "state role"]:
     """Control: root mean square effect of putting the next neutral draw into each."""
-    n = len(zero.contrast)
-    if n < 2:
+    if len(zero) < 2:
         return np.full((zero.states.shape[0], len(swap.ready.roles)), np.nan)
-    donor = zero.take([(i + 1) % n for i in range(n)])
+    donor = zero.take([(i + 1) % len(zero) for i in range(len(zero))])
     effect = swap(zero, donor) - zero.contrast[:, None, None]
     return np.sqrt((effect**2).mean(axis=0))
 
@@ -170,12 +178,19 @@ def _self_patch(model: Backend, ready: Prepared, run: Recorded) -> float:
     nudged = run.states.clone()
     nudged[..., 0] = nudged[..., 0] * (1 + 2e-7)
     everything = [list(range(len(ready.tokenized.ids)))]
-    ld = patch_states(model, run, nudged, everything, ready.metric)
+    ld = patch_states(model, run, nudged, run.places, everything, ready.metric)
     return float(np.abs(ld - run.contrast[:, None, None]).max())
 
 
 def _require(ready: Prepared) -> None:
     case = ready.tokenized.case
+    if ready.lacks_twin:
+        raise CaseError(
+            "This is a yes/no question without its twin: another noun changes what is true, so "
+            "that prior, base and the associative flow are undefined",
+            do="Give twin_question, the same prompt asking for the other sense",
+            field="twin_question",
+        )
     if not case.associative:
         raise CaseError(
             "The case has no associative answer", do="Give associative=...", field="associative"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dst.core.case import Case
@@ -9,8 +10,8 @@ from dst.core.errors import TokenError
 from dst.models.backend import Backend
 from dst.models.reference import neutral_nouns
 from dst.models.tokens import TokenizedCase, tokenize_case
-from dst.models.variants import Variants, draw_variants, tokenize_variants
-from dst.tracing.swaps import Contrast
+from dst.models.variants import Row, Variants, combined, draw_variants, tokenize_variants
+from dst.tracing.swaps import Contrast, Recorded, record
 
 DRAWS = 8
 """Neutral and substitute variants that are drawn where the case gives none."""
@@ -35,6 +36,27 @@ class Prepared:
     roles: tuple[str, ...]
     positions: tuple[tuple[int, ...], ...]
     notes: tuple[str, ...]
+
+    @property
+    def x(self) -> Row:
+        """The prompt itself as a row."""
+        return Row.same_length(self.tokenized.ids)
+
+    @property
+    def lacks_twin(self) -> bool:
+        """Whether this is a yes/no question without its twin: then an unrelated noun would
+        change the question's truth, and what the subject brings is undefined (METHOD 0)."""
+        case = self.tokenized.case
+        answers = {form.strip().casefold() for form in (*case.contextual, *case.associative)}
+        return answers <= {"yes", "no"} and self.variants.twin is None
+
+    def record(self, model: Backend, rows: Sequence[Row]) -> Recorded:
+        """Run rows of this case, each with its twin where the case has one."""
+        twin = self.variants.twin
+        if twin is None:
+            return record(model, rows, self.metric)
+        twins = combined(model.tokenizer, self.tokenized.ids, rows, [twin], "twin")
+        return record(model, rows, self.metric, twins)
 
 
 def prepare(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0) -> Prepared:
@@ -65,9 +87,16 @@ def prepare(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0) ->
             notes.append(str(error))
     roles = tuple(role for role in dict.fromkeys(tokenized.roles) if role != "answer")
     roles = (*roles, "answer")
+    variants = tokenize_variants(model.tokenizer, tokenized)
+    coverage = [row.coverage for row in (*variants.neutral, *variants.substitute)]
+    if coverage and min(coverage) < 1:
+        notes.append(
+            f"Variants of another length are matched at {min(coverage):.0%} of the positions at "
+            "the least; the others keep the prompt's own states."
+        )
     return Prepared(
         tokenized=tokenized,
-        variants=tokenize_variants(model.tokenizer, tokenized),
+        variants=variants,
         metric=Contrast(tokenized.contextual_ids, tokenized.associative_ids),
         roles=roles,
         positions=tuple(

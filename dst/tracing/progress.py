@@ -22,7 +22,13 @@ def progress(what: str, total: int, *, show: bool = True) -> Iterator[Callable[[
     from tqdm import tqdm
 
     bar = tqdm(
-        total=total, desc=what, unit="run", delay=PATIENCE, leave=False, file=sys.stderr
+        total=total,
+        desc=what,
+        unit="run",
+        delay=PATIENCE,
+        leave=False,
+        file=sys.stderr,
+        disable=None,  # where the error stream is no terminal
     )
     try:
         yield lambda n: bar.update(n) and None

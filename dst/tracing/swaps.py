@@ -1,6 +1,6 @@
 """Naive patching between aligned runs: one forward pass per cell, the reference for speed.
 
-Runs of equal length are recorded once; then the residual of some positions at some state
+Aligned runs are recorded once; then the residual of some positions at some state
 is replaced by another run's, and LD is read at i*. Cells whose donor equals the base there
 are exact no-ops and are not run.
 """
@@ -17,32 +17,10 @@ from jaxtyping import Float
 from dst.analysis.readout import contrast
 from dst.core.sites import site_of_state
 from dst.models.backend import Backend, Edit
+from dst.models.variants import Row
 
 MOST_TOKENS = 8192
 """Tokens in one batch of patched runs."""
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """Runs of equal length with their residual states.
-
-    Attributes:
-        ids: [row pos].
-        contrast: LD at the last position, [row].
-        states: [state row pos d_model], on the model's device.
-    """
-
-    ids: torch.Tensor
-    contrast: np.ndarray
-    states: torch.Tensor
-
-    def __len__(self) -> int:
-        return len(self.contrast)
-
-    def take(self, rows: Sequence[int]) -> Recorded:
-        """Some of the rows, repeated as asked."""
-        index = list(rows)
-        return Recorded(self.ids[index], self.contrast[index], self.states[:, index])
 
 
 @dataclass(frozen=True)
@@ -60,15 +38,75 @@ class Contrast:
         return contrast(read, range(n), range(n, len(forms)))
 
 
-def record(model: Backend, rows: Sequence[Sequence[int]], metric: Contrast) -> Recorded:
-    """Run prompts of equal length and keep every residual state."""
+@dataclass(frozen=True)
+class Recorded:
+    """Runs with their residual states, position by position of the prompt.
+
+    A yes/no prompt is run with its twin: the second half of the rows are the twins of the
+    first half, and LD is half the difference of the two (METHOD 0).
+
+    Attributes:
+        rows: Token ids per row.
+        raw: Contrast at the last position of each row, [row].
+        states: [state row pos d_model], where pos counts the *prompt's* positions.
+        places: [row pos], the row's own position for each of the prompt's, -1 for none.
+        twins: Whether the second half of the rows are twins of the first.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    raw: np.ndarray
+    states: torch.Tensor
+    places: torch.Tensor
+    twins: bool
+
+    def __len__(self) -> int:
+        return len(self.rows) // (2 if self.twins else 1)
+
+    @property
+    def contrast(self) -> Float[np.ndarray, " draw"]:
+        """LD of each draw, in logits."""
+        return self.paired(self.raw)
+
+    def paired(self, values: np.ndarray) -> np.ndarray:
+        """[row ...] to [draw ...]: half the difference of a prompt and its twin, or as it is."""
+        if not self.twins:
+            return values
+        half = len(values) // 2
+        return (values[:half] - values[half:]) / 2
+
+    def take(self, draws: Sequence[int]) -> Recorded:
+        """Some of the draws, repeated as asked."""
+        index = list(draws)
+        if self.twins:
+            index = [*index, *(i + len(self) for i in draws)]
+        return Recorded(
+            tuple(self.rows[i] for i in index),
+            self.raw[index],
+            self.states[:, index],
+            self.places[index],
+            self.twins,
+        )
+
+    def cycle(self, n: int) -> Recorded:
+        """``n`` draws, from the start again when they run out."""
+        return self.take([i % len(self) for i in range(n)])
+
+
+def record(
+    model: Backend, rows: Sequence[Row], metric: Contrast, twins: Sequence[Row] = ()
+) -> Recorded:
+    """Run rows, each with its twin if there are twins, and keep every residual state."""
     n_layers = model.spec.n_layers
     sites = [site_of_state(state, n_layers) for state in range(n_layers + 1)]
-    run = model.run(rows, capture=sites, logits_at=[-1])
+    every = [*rows, *twins]
+    run = model.run([row.ids for row in every], capture=sites, logits_at=[-1])
+    places = torch.tensor([row.places for row in every])
+    states = torch.stack([run.states[site] for site in sites])
+    if not all(row.is_same_length for row in every):
+        index = torch.arange(len(every)).unsqueeze(1)
+        states = states[:, index, places.clamp_min(0)]
     return Recorded(
-        torch.tensor([list(row) for row in rows]),
-        metric(run.last_logits),
-        torch.stack([run.states[site] for site in sites]),
+        tuple(row.ids for row in every), metric(run.last_logits), states, places, bool(twins)
     )
 
 
@@ -76,18 +114,20 @@ def patch_states(
     model: Backend,
     base: Recorded,
     value: torch.Tensor,
+    known: torch.Tensor,
     groups: Sequence[Sequence[int]],
     metric: Contrast,
     *,
     tick: Callable[[int], None] = lambda n: None,
-) -> Float[np.ndarray, "row state group"]:
+) -> Float[np.ndarray, "draw state group"]:
     """LD of each base run with the residual of a group of positions replaced, state by state.
 
     Args:
         model: The model.
         base: The runs that are changed.
         value: What is put in, [state row pos d_model], aligned with ``base``.
-        groups: Positions that are replaced together.
+        known: [row pos], where ``value`` is defined; other positions keep the base's.
+        groups: Positions of the prompt that are replaced together.
         metric: How LD is read.
         tick: Told how many cells were just done.
 
@@ -95,30 +135,39 @@ def patch_states(
         LD in logits; a cell whose value equals what is there keeps the base's LD exactly.
     """
     n_states, n_rows = base.states.shape[:2]
-    out = np.repeat(base.contrast[:, None], n_states * len(groups), axis=1)
-    out = out.reshape(n_rows, n_states, len(groups)).copy()
-    changed = (value != base.states).any(dim=-1).cpu().numpy()  # [state row pos]
+    out = np.broadcast_to(base.raw[:, None, None], (n_rows, n_states, len(groups))).copy()
+    matched = (known >= 0) & (base.places >= 0)  # [row pos]
+    changed = (value != base.states).any(dim=-1).cpu() & matched  # [state row pos]
     for state in range(n_states):
         site = site_of_state(state, model.spec.n_layers)
         cells = [
             (row, group)
             for group, positions in enumerate(groups)
             for row in range(n_rows)
-            if changed[state, row][list(positions)].any()
+            if changed[state, row, list(positions)].any()
         ]
-        for part in _batches(cells, base.ids.shape[1]):
+        for part in _batches(cells, max(map(len, base.rows))):
             edits = []
-            for group in dict.fromkeys(group for _, group in part):
-                at = [i for i, cell in enumerate(part) if cell[1] == group]
+            for (group, inside), at in _alike(part, groups, matched).items():
                 rows = [part[i][0] for i in at]
-                positions = list(groups[group])
-                edits.append(Edit(site, at, positions, value[state][rows][:, positions]))
-            ids = base.ids[[row for row, _ in part]]
-            run = model.run(ids, edits=edits, logits_at=[-1])
+                own = base.places[rows][:, list(inside)].tolist()
+                edits.append(Edit(site, at, own, value[state][rows][:, list(inside)]))
+            run = model.run([base.rows[row] for row, _ in part], edits=edits, logits_at=[-1])
             for (row, group), ld in zip(part, metric(run.last_logits), strict=True):
                 out[row, state, group] = ld
         tick(n_rows * len(groups))
-    return out
+    return base.paired(out)
+
+
+def _alike(
+    part: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]], matched: torch.Tensor
+) -> dict[tuple[int, tuple[int, ...]], list[int]]:
+    """Cells of one batch by group and matched positions: each kind is one edit."""
+    kinds: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+    for i, (row, group) in enumerate(part):
+        inside = tuple(p for p in groups[group] if matched[row, p])
+        kinds.setdefault((group, inside), []).append(i)
+    return kinds
 
 
 def _batches(cells: Sequence[tuple[int, int]], n_pos: int) -> Iterator[list[tuple[int, int]]]:
