@@ -1,7 +1,7 @@
 """Marks over depth: a line at each state, and below it one row per mark with its definition.
 
-A row per mark keeps marks of one state apart and gives a mark that is absent a place to
-say why.
+A row per mark keeps marks of one state apart. Marks that are absent are named last, each with
+its reason when hovered.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dst.core.results import Mark, Markers
 from dst.plot.palette import OTHER
 from dst.plot.text import label, number, state_name
 
-_LINE, _TRACK, _WIDEST = 15, 24, 48
+_LINE, _TRACK, _WIDEST = 15, 24, 50
 """Pixels of a line of text and of the track below it; characters that a phone's width holds."""
 
 SYMBOLS = {"onset": "triangle-down", "inversion": "diamond", "commitment": "square"}
@@ -62,8 +62,12 @@ def add_marks(
             name=f"state {state:g}",
         )  # fmt: skip
     tracks, used = [], 0
-    for mark in marks:
+    absent = [mark for mark in marks if mark.reason]
+    for mark in [mark for mark in marks if not mark.reason] + absent:
         used += _row_height(mark)
+        if mark.reason:
+            _add_title(fig, mark, f"{x} domain", y, -used)
+            continue
         tracks.append(-used + _TRACK / 2)
         if _has_interval(mark):
             fig.add_shape(
@@ -71,11 +75,7 @@ def add_marks(
                 fillcolor=OTHER, opacity=0.1, line={"width": 0}, layer="below", name=mark.name,
             )  # fmt: skip
         fig.add_trace(_row(mark, tracks[-1], x, y))
-        fig.add_annotation(
-            text="<br>".join(_title(mark)), xref=f"{x} domain", yref=y, x=0, y=tracks[-1],
-            xanchor="left", yanchor="bottom", yshift=4, showarrow=False, align="left",
-            font={"size": 11},
-        )  # fmt: skip
+        _add_title(fig, mark, f"{x} domain", y, tracks[-1] + 4)
     fig.update_layout(
         {
             f"yaxis{y[1:]}": {
@@ -92,11 +92,10 @@ def add_marks(
 
 
 def _row(mark: Mark, track: float, x: str, y: str) -> go.Scatter:
-    absent = math.isnan(mark.state)
     symbol = SYMBOLS.get(mark.name, "circle") + ("-open" if is_published(mark.definition) else "")
     spread = _has_interval(mark)
     return go.Scatter(
-        x=[None if absent else mark.state],
+        x=[mark.state],
         y=[track],
         xaxis=x,
         yaxis=y,
@@ -117,16 +116,24 @@ def _row(mark: Mark, track: float, x: str, y: str) -> go.Scatter:
     )
 
 
+def _add_title(fig: go.Figure, mark: Mark, x: str, y: str, bottom: float) -> None:
+    fig.add_annotation(
+        text="<br>".join(_title(mark)), hovertext=_hover(mark), xref=x, yref=y, x=0, y=bottom,
+        xanchor="left", yanchor="bottom", showarrow=False, align="left", borderpad=0,
+        font={"size": 11},
+    )  # fmt: skip
+
+
 def _title(mark: Mark) -> list[str]:
     """A row's text: the name, then the definition, in lines that a phone can hold."""
-    name = label(mark.name) + (" (none)" if math.isnan(mark.state) else "")
-    lines = textwrap.wrap(f"{name}, {label(mark.definition)}", _WIDEST) or [""]
+    none = "no " if mark.reason else ""
+    lines = textwrap.wrap(f"{none}{label(mark.name)}, {label(mark.definition)}", _WIDEST) or [""]
     head, comma, rest = lines[0].partition(",")
     return [f"<b>{head}</b>{comma}{rest}", *lines[1:]]
 
 
 def _row_height(mark: Mark) -> int:
-    return _LINE * len(_title(mark)) + _TRACK
+    return _LINE * len(_title(mark)) + (0 if mark.reason else _TRACK)
 
 
 def _hover(mark: Mark) -> str:

@@ -10,6 +10,5 @@ from __future__ import annotations
 CONTEXTUAL = "#0072B2"
 ASSOCIATIVE = "#D55E00"
 OTHER = "#7A7F87"
-FAMILY_COLOURS = {"dss": CONTEXTUAL, "cas": "#A8588A", "margin": OTHER}
-"""Colour of a score, by the part of its name before the first underscore."""
-MORE_COLOURS = ("#00805E", "#A67C00", ASSOCIATIVE)
+SCORE_COLOURS = (CONTEXTUAL, "#A8588A", "#00805E", "#A67C00", OTHER, ASSOCIATIVE)
+"""Colours of scores, in order, again from the first after the last; here none means a side."""

@@ -1,4 +1,7 @@
-"""Coherence scores over depth: published and ours side by side, with the marks below."""
+"""Coherence scores over depth: published and ours side by side, with the marks below.
+
+A panel holds the scores of one family (the name before its first ``_``) and unit.
+"""
 
 from __future__ import annotations
 
@@ -10,28 +13,31 @@ import plotly.graph_objects as go
 
 from dst.core.results import Coherence, Mark, Markers, Score
 from dst.plot.marks import add_marks, is_published, marks_height
-from dst.plot.palette import FAMILY_COLOURS, MORE_COLOURS, OTHER
+from dst.plot.palette import OTHER, SCORE_COLOURS
 from dst.plot.text import label, number, state_name
 from dst.plot.theme import AXIS, figure, marker_size, state_axis, value_range
 
-_PANEL = 210
+_PANEL = 190
 _GAP = 26
-_LEGEND = 45
-_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")
+_LEGEND = 70
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "star", "pentagon")
 _UNITS = {"share": "share", "logits": "logits", "1": "no unit"}
 
 
 def coherence(score: Coherence | Score, marks: Markers | Sequence[Mark] | None = None) -> go.Figure:
-    """Every score per state, in one panel per unit, with the marks in rows below.
+    """Every score per state, one panel per family and unit, with the marks in rows below.
 
-    A published score is dashed with open symbols, one of ours solid with filled symbols;
-    scores of one family (the name before the first ``_``) share a colour. A state where a
-    score is NaN leaves a gap, and a cross at the panel's foot says why when hovered.
+    A published score is dashed with open symbols, one of ours solid with filled symbols. A
+    state where a score is NaN leaves a gap, and a cross at the panel's foot says why when
+    hovered; a score that is nowhere defined is not in the legend.
     """
     scores = score.scores if isinstance(score, Coherence) else (score,)
     listed = list(marks.marks if isinstance(marks, Markers) else marks or ())
-    units = list(dict.fromkeys(one.unit for one in scores))
-    heights = [_PANEL] * len(units) + [marks_height(listed)] * bool(listed)
+    styles = {one.name: _style(one, place) for place, one in enumerate(scores)}
+    panels: dict[tuple[str, str], list[Score]] = {}
+    for one in scores:
+        panels.setdefault((one.name.split("_")[0], one.unit), []).append(one)
+    heights = [_PANEL] * len(panels) + [marks_height(listed)] * bool(listed)
     fig = figure(_LEGEND + sum(heights) + _GAP * (len(heights) - 1) + AXIS)
     axes = ["y" if i == 0 else f"y{i + 1}" for i in range(len(heights))]
     n_states = max((len(one.value) for one in scores), default=1)
@@ -39,17 +45,21 @@ def coherence(score: Coherence | Score, marks: Markers | Sequence[Mark] | None =
     for axis, domain in zip(axes, domains, strict=True):
         fig.update_layout({f"yaxis{axis[1:]}": {"domain": domain, "anchor": "x"}})
     fig.update_layout(xaxis=state_axis(n_states) | {"anchor": axes[-1] if axes else "y"})
-    styles = _styles(scores)
-    for unit, axis in zip(units, axes, strict=False):
-        _add_panel(fig, [one for one in scores if one.unit == unit], unit, axis, styles)
+    for (key, panel), axis in zip(panels.items(), axes, strict=False):
+        _add_panel(fig, panel, key, axis, styles)
     if listed:
         add_marks(fig, listed, x="x", y=axes[-1], domain=domains[-1])
     return fig
 
 
 def _add_panel(
-    fig: go.Figure, scores: list[Score], unit: str, axis: str, styles: dict[str, dict[str, Any]]
+    fig: go.Figure,
+    scores: list[Score],
+    key: tuple[str, str],
+    axis: str,
+    styles: dict[str, dict[str, Any]],
 ) -> None:
+    family, unit = key
     low, high = value_range(*(one.value for one in scores))
     if unit == "share":
         low, high = -0.12, 1.08
@@ -65,6 +75,7 @@ def _add_panel(
                 name=f"{label(one.name)} {number(one.total)}",
                 hovertext=[_hover(one, state) for state in states],
                 hoverinfo="text",
+                showlegend=not bool(np.isnan(one.value).all()),
                 **styles[one.name],
             )
         )
@@ -73,7 +84,7 @@ def _add_panel(
         {
             f"yaxis{axis[1:]}": {
                 "range": [low, high],
-                "title": {"text": label(_UNITS.get(unit, unit))},
+                "title": {"text": label(f"{family} ({_UNITS.get(unit, unit)})")},
                 "zeroline": unit != "share",
                 "fixedrange": True,
             }
@@ -112,28 +123,19 @@ def _add_undefined(fig: go.Figure, scores: list[Score], axis: str, y: float) -> 
     )
 
 
-def _styles(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
-    """Line and marker of each score: colour by family, symbol by place in it, dash by source."""
-    colours = dict(FAMILY_COLOURS)
-    spare = iter(MORE_COLOURS)
-    seen: dict[str, int] = {}
-    styles = {}
-    for one in scores:
-        family = one.name.split("_")[0]
-        colour = colours.setdefault(family, next(spare, OTHER))
-        symbol = _SYMBOLS[seen.get(family, 0) % len(_SYMBOLS)]
-        seen[family] = seen.get(family, 0) + 1
-        published = is_published(one.name)
-        styles[one.name] = {
-            "line": {"color": colour, "width": 2, "dash": "dash" if published else "solid"},
-            "marker": {
-                "symbol": symbol + ("-open" if published else ""),
-                "size": marker_size(len(one.value)),
-                "color": colour,
-                "line": {"width": 2 if published else 0},
-            },
-        }
-    return styles
+def _style(score: Score, place: int) -> dict[str, Any]:
+    """Line and marker: colour and symbol by the place among the scores, dash by the source."""
+    published = is_published(score.name)
+    colour = SCORE_COLOURS[place % len(SCORE_COLOURS)]
+    return {
+        "line": {"color": colour, "width": 2, "dash": "dash" if published else "solid"},
+        "marker": {
+            "symbol": _SYMBOLS[place % len(_SYMBOLS)] + ("-open" if published else ""),
+            "size": marker_size(len(score.value)),
+            "color": colour,
+            "line": {"width": 2 if published else 0},
+        },
+    }
 
 
 def _domains(heights: list[int]) -> list[tuple[float, float]]:

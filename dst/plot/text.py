@@ -36,6 +36,12 @@ def word(text: str) -> str:
     return visible(text.strip(" ")) or "␣"
 
 
+def short(text: str, most: int = 12) -> str:
+    """A token as a word of at most ``most`` characters, the last an ellipsis if it was cut."""
+    shown = word(text)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
 def label(text: str) -> str:
     """``text`` for a figure: `visible`, and neither tags nor formulas for Plotly to read.
 

@@ -78,19 +78,19 @@ def marker_size(n_states: int) -> int:
     return 10 if n_states <= 16 else 7
 
 
-def state_axis(n_states: int, *, title: bool = True) -> dict[str, Any]:
+def state_axis(n_states: int) -> dict[str, Any]:
     """The x axis of states 0..L: ``emb`` for the embedding, at most 13 numbers after it."""
     last = n_states - 1
     step = next(step for step in (1, 2, 4, 5, 8, 10, 20, 50, last) if last / step <= 13)
     ticks = list(range(0, n_states, step))
-    shown = {
+    return {
+        "title": {"text": "state: embedding, then after each block"},
         "tickmode": "array",
         "tickvals": ticks,
         "ticktext": ["emb" if tick == 0 else str(tick) for tick in ticks],
         "range": [-0.4 - 0.02 * last, last + 0.4 + 0.02 * last],
         "fixedrange": True,
     }
-    return shown | ({"title": {"text": "state: embedding, then after each block"}} if title else {})
 
 
 def value_range(*values: np.ndarray, pad: float = 0.16) -> list[float]:

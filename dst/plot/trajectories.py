@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from dst.core.results import LensReadout, Mark, Markers, Trace
 from dst.plot.marks import add_marks, marks_height
 from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL, OTHER
-from dst.plot.text import label, number, probability, state_name, word
+from dst.plot.text import label, number, probability, short, state_name, word
 from dst.plot.theme import AXIS, figure, marker_size, state_axis, value_range
 
 _HEIGHT = 300
@@ -93,7 +93,7 @@ def _words_where_they_change(lens: LensReadout) -> list[str]:
     changes = [i for i in range(len(first)) if i == 0 or first[i] != first[i - 1]]
     every = -(-len(changes) // _MOST_LABELS)
     kept = set(changes[::every]) | set(changes[-1:])
-    return [label(word(text)) if i in kept else "" for i, text in enumerate(first)]
+    return [label(short(text)) if i in kept else "" for i, text in enumerate(first)]
 
 
 def _away_from_line(lens: LensReadout, state: int) -> str:

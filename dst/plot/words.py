@@ -6,10 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dst.core.results import LensReadout, Trace
-from dst.plot.text import label, number, probability, state_name, word
+from dst.plot.text import label, number, probability, short, state_name, word
 from dst.plot.theme import figure
 
-_ROW, _MOST = 26, 12
+_ROW = 26
 _SIDES = {"contextual": "● ", "associative": "◆ ", "": ""}
 
 
@@ -31,7 +31,10 @@ def top_words(lens: LensReadout, trace: Trace | None = None) -> go.Figure:
             x=list(ranks),
             y=list(states),
             text=[
-                [_SIDES[sides[i][k]] + _short(text) for k, text in enumerate(lens.top_words[i])]
+                [
+                    _SIDES[sides[i][k]] + label(short(text))
+                    for k, text in enumerate(lens.top_words[i])
+                ]
                 for i in states
             ],
             texttemplate="%{text}",
@@ -69,12 +72,6 @@ def top_words(lens: LensReadout, trace: Trace | None = None) -> go.Figure:
         },
     )
     return fig
-
-
-def _short(token: str) -> str:
-    """A word that fits its cell; hovering shows it whole."""
-    text = word(token)
-    return label(text if len(text) <= _MOST else text[: _MOST - 1] + "…")
 
 
 def _side(token: int, trace: Trace | None) -> str:

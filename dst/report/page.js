@@ -6,24 +6,36 @@
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const templates = read("templates");
   const plots = [...document.querySelectorAll("[data-figure]")];
-  const PAPER = 660; // pixels: fits A4 and Letter within the margins of page.css
+  // Pixels that fit A4 and Letter within the margins of page.css, with a caption below.
+  const PAPER = { width: 660, height: 850 };
 
-  const draw = (printing) => {
+  let printing = false; // printing may also turn a dark scheme to light while it lasts
+
+  const draw = () => {
     for (const plot of plots) {
       const figure = read(plot.dataset.figure);
       figure.layout.template = dark.matches && !printing ? templates.dark : templates.light;
       figure.layout.autosize = !printing;
-      if (printing) figure.layout.width = PAPER;
+      if (printing) {
+        figure.layout.width = PAPER.width;
+        figure.layout.height = Math.min(figure.layout.height, PAPER.height);
+      }
+      plot.style.height = `${figure.layout.height}px`;
       Plotly.react(plot, figure.data, figure.layout, {
-        responsive: true,
+        responsive: !printing,
         displayModeBar: false,
         scrollZoom: false,
       });
     }
   };
 
-  draw(false);
-  dark.addEventListener("change", () => draw(false));
-  window.addEventListener("beforeprint", () => draw(true));
-  window.addEventListener("afterprint", () => draw(false));
+  const print = (now) => () => {
+    printing = now;
+    draw();
+  };
+
+  draw();
+  dark.addEventListener("change", draw);
+  window.addEventListener("beforeprint", print(true));
+  window.addEventListener("afterprint", print(false));
 })();

@@ -26,9 +26,7 @@ from dst.report.rows import (
     OUTCOMES,
     headline,
     mark_interval,
-    mark_key,
     mark_place,
-    split_notes,
     strip,
     unanswered,
 )
@@ -50,7 +48,6 @@ def render_page(report: Report) -> str:
     from plotly.offline import get_plotlyjs
 
     scripts = (get_plotlyjs(), _part("page.js"))
-    definitions, notes = split_notes(report)
     command, left_out = command_line(report)
     return _template().render(
         policy=_policy(scripts),
@@ -64,8 +61,6 @@ def render_page(report: Report) -> str:
         strip=strip(report.lens, _MOST_STRIP_ROWS),
         figures=_figures(report),
         templates=_templates(),
-        definitions=definitions,
-        notes=notes,
         python=python_lines(report),
         command=command,
         left_out=left_out,
@@ -143,7 +138,6 @@ def _template() -> jinja2.Template:
         "number": number,
         "probability": probability,
         "word": word,
-        "key": mark_key,
         "place": mark_place,
         "interval": mark_interval,
     }

@@ -66,7 +66,7 @@ def pick_states(n_states: int, limit: int) -> list[int]:
 
 def mark_place(mark: Mark) -> str:
     """Where a mark is: ``after block 3 of 4``, ``embedding``, or ``none``."""
-    return "none" if math.isnan(mark.state) else state_name(mark.state, mark.n_layers)
+    return state_name(mark.state, mark.n_layers) if not mark.reason else "none"
 
 
 def mark_interval(mark: Mark) -> str:
@@ -74,27 +74,6 @@ def mark_interval(mark: Mark) -> str:
     if math.isnan(mark.low) or math.isnan(mark.high):
         return ""
     return f"{number(mark.low, 1)} to {number(mark.high, 1)}"
-
-
-def split_notes(report: Report) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Notes that define a score or a mark, by its key, and all the other notes.
-
-    Such a note is ``key: sentence``; the key is a score's name, or `mark_key`.
-    """
-    keys = {*report.coherence.names, *map(mark_key, report.markers.marks)}
-    definitions, others = {}, []
-    for note in report.notes:
-        key, _, sentence = note.partition(": ")
-        if sentence and key in keys:
-            definitions[key] = sentence
-        else:
-            others.append(note)
-    return definitions, tuple(others)
-
-
-def mark_key(mark: Mark) -> str:
-    """``name (definition)``, as in the records of a report."""
-    return f"{mark.name} ({mark.definition})"
 
 
 def headline(report: Report) -> str:

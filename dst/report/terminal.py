@@ -6,29 +6,19 @@ Nothing that a prompt or a model says reaches the terminal as a control characte
 from __future__ import annotations
 
 import math
-import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from dst.core.results import Mark, Report, Score
-from dst.plot.text import number, probability, state_name, visible, word
+from dst.plot.text import number, probability, visible, word
 from dst.plot.tokens import role_kind, separator
-from dst.report.rows import headline, split_notes, strip, unanswered
+from dst.report.lines import Piece, cells, cut, filled, fit, painted, wrapped
+from dst.report.rows import headline, mark_interval, strip, unanswered
 
 _MOST_STATES, _MOST_SPARKS, _MOST_PROMPT_LINES, _MOST_NOTES = 9, 24, 5, 2
 _SPARKS = "▁▂▃▄▅▆▇█"
-_STYLES = {
-    "contextual": "38;5;32",
-    "associative": "38;5;166",
-    "bold": "1",
-    "dim": "2",
-    "warning": "1;38;5;166",
-}
 _BRACKETS = {"subject": ("<", ">", "associative"), "cue": ("[", "]", "contextual")}
 # One character for one, so that columns stay in place.
 _ASCII = str.maketrans("−→←·…│█▌▐▁▂▃▄▅▆▇×—’␣", "-><.~|###_.,-=+*x-'_")
-
-Piece = tuple[str, str]
-"""Text and the style it is shown in ("" for none)."""
 
 
 def render_text(report: Report, *, colour: bool, width: int, ascii_only: bool = False) -> str:
@@ -37,12 +27,12 @@ def render_text(report: Report, *, colour: bool, width: int, ascii_only: bool = 
     Args:
         report: What to tell.
         colour: Use terminal colours; nothing is said by colour alone.
-        width: Columns to fill; under 60 is taken as 60.
+        width: Columns to fill; under 72 is taken as 72.
         ascii_only: Use ASCII only, for terminals with another encoding.
     """
-    width = max(width, 60)
+    width = max(width, 72)
     blocks = (
-        _wrapped(headline(report), width, "bold"),
+        wrapped(headline(report), width, "bold"),
         [*_prompt(report, width), *_answer(report, width)],
         _strip(report, width),
         _scores(report.coherence.scores, width),
@@ -50,7 +40,7 @@ def render_text(report: Report, *, colour: bool, width: int, ascii_only: bool = 
         [*_verdict(report, width), *_notes(report, width)],
     )
     lines = "\n\n".join(
-        "\n".join(_painted(line, colour).rstrip() for line in block) for block in blocks if block
+        "\n".join(painted(line, colour).rstrip() for line in block) for block in blocks if block
     )
     if ascii_only:
         lines = lines.translate(_ASCII).encode("ascii", "backslashreplace").decode()
@@ -62,7 +52,7 @@ def render_text(report: Report, *, colour: bool, width: int, ascii_only: bool = 
 
 def _prompt(report: Report, width: int) -> list[list[Piece]]:
     """The prompt as it was run: ``<subject>``, ``[cue]``."""
-    lines = _filled(_words(report), width, indent=2)
+    lines = filled(_words(report), width, indent=2)
     if len(lines) > _MOST_PROMPT_LINES:
         hidden = len(lines) - _MOST_PROMPT_LINES + 1
         lines = [*lines[:2], [(f"  … {hidden} more lines …", "dim")], *lines[2 + hidden :]]
@@ -104,19 +94,19 @@ def _answer(report: Report, width: int) -> list[list[Piece]]:
         (f"   p(A+)+p(A-) {probability(float(report.lens.answer_prob[-1]))}", ""),
     ]
     warning = unanswered(report)
-    return [line, *(_wrapped(warning, width, "warning", indent=2) if warning else [])]
+    return [line, *(wrapped(warning, width, "warning", indent=2) if warning else [])]
 
 
 def _strip(report: Report, width: int) -> list[list[Piece]]:
     rows = strip(report.lens, _MOST_STATES)
     n_states = len(report.lens.margin)
-    said = min(max(_cells(row.word) for row in rows), 16)
+    said = min(max(cells(row.word) for row in rows), 16)
     said = max(said, 4)
-    half = max((width - 17 - said - 6 - 9) // 2, 6)
+    half = (width - 17 - said - 16) // 2
     what = f"{len(rows)} of {n_states} states" if len(rows) < n_states else "state"
     lines: list[list[Piece]] = [
         [
-            (_fit(what, 17) + _fit("says", said) + "     p ", "dim"),
+            (fit(what, 17) + fit("says", said) + "     p ", "dim"),
             ("associative".rjust(half)[-half:], "associative"),
             (" ", ""),
             ("contextual".ljust(half)[:half], "contextual"),
@@ -127,8 +117,8 @@ def _strip(report: Report, width: int) -> list[list[Piece]]:
         left, right = _bar(row.bar, half)
         lines.append(
             [
-                (_fit(row.name, 17), "dim"),
-                (_fit(row.word, said), "bold"),
+                (fit(row.name, 17), "dim"),
+                (fit(row.word, said), "bold"),
                 (f"{probability(row.prob):>6} ", ""),
                 (left, "associative"),
                 ("│", "dim"),
@@ -148,26 +138,29 @@ def _bar(share: float, half: int) -> tuple[str, str]:
 
 
 def _scores(scores: Sequence[Score], width: int) -> list[list[Piece]]:
+    """A row per score with its curve; scores that are nowhere defined are listed by reason."""
     if not scores:
         return []
     name = max(len(visible(score.name)) for score in scores) + 2
-    lines: list[list[Piece]] = [
-        [(_fit("score", name) + "   total  " + "by state", "dim")],
-    ]
+    lines: list[list[Piece]] = [[(fit("score", name) + "   total  by state", "dim")]]
+    undefined: dict[str, list[str]] = {}
     for score in scores:
+        if len(set(score.reasons)) == 1 and score.reasons[0]:
+            undefined.setdefault(score.reasons[0], []).append(score.name)
+            continue
         spark = _spark(score)
-        reason = score.reasons[-1] if score.reasons and math.isnan(score.total) else ""
+        reason = score.reasons[-1] if math.isnan(score.total) else ""
         tail = reason or ("" if score.unit == "1" else score.unit)
-        room = width - name - 10 - len(spark) - 2
         lines.append(
             [
-                (_fit(visible(score.name), name), ""),
+                (fit(visible(score.name), name), ""),
                 (f"{number(score.total):>8}  ", "bold"),
                 (spark, ""),
-                ("  " + _cut(visible(tail), room), "dim"),
+                ("  " + cut(visible(tail), width - name - 12 - len(spark)), "dim"),
             ]
         )
-    return lines
+    told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in undefined.items())
+    return lines + (wrapped(f"undefined: {told}", width, "dim") if told else [])
 
 
 def _spark(score: Score) -> str:
@@ -188,37 +181,48 @@ def _level(value: float, low: float, high: float) -> str:
 
 
 def _marks(marks: Sequence[Mark], width: int) -> list[list[Piece]]:
+    """A row per definition: its marks with their states, then those that are absent, and why."""
     if not marks:
         return []
-    name = max(len(visible(mark.name)) for mark in marks) + 2
-    places = ["none" if mark.reason else state_name(mark.state) for mark in marks]
-    place = max(len(text) for text in (*places, "where of 100")) + 2
-    where = f"where of {marks[0].n_layers}"
-    lines: list[list[Piece]] = [[(_fit("mark", name) + _fit(where, place) + "definition", "dim")]]
-    for mark, text in zip(marks, places, strict=True):
-        tail = visible(mark.definition) + (f": {visible(mark.reason)}" if mark.reason else "")
+    groups: dict[str, list[Mark]] = {}
+    for mark in marks:
+        groups.setdefault(mark.definition, []).append(mark)
+    longest = max(cells(visible(text)) for text in (*groups, "definition"))
+    room = min(longest, width // 2) + 2
+    lines: list[list[Piece]] = [
+        [(fit("definition", room) + f"marks, at state 0..{marks[0].n_layers}", "dim")]
+    ]
+    for definition, group in groups.items():
+        there = ", ".join(_placed(mark) for mark in group if not mark.reason)
+        absent = ", ".join(
+            f"no {visible(mark.name)} ({visible(mark.reason)})" for mark in group if mark.reason
+        )
+        there = cut(there, width - room)
+        gap = "; " if there and absent else ""
         lines.append(
             [
-                (_fit(visible(mark.name), name), ""),
-                (_fit(text, place), "dim" if mark.reason else "bold"),
-                (_cut(tail, width - name - place), "dim" if mark.reason else ""),
+                (fit(visible(definition), room), ""),
+                (there, "bold"),
+                (cut(gap + absent, width - room - cells(there)), "dim"),
             ]
         )
     return lines
 
 
+def _placed(mark: Mark) -> str:
+    interval = mark_interval(mark)
+    return f"{visible(mark.name)} {mark.state:g}" + (f" ({interval})" if interval else "")
+
+
 def _verdict(report: Report, width: int) -> list[list[Piece]]:
-    return [line for text in report.verdict[1:] for line in _wrapped(text, width)]
+    return [line for text in report.verdict[1:] for line in wrapped(text, width)]
 
 
 def _notes(report: Report, width: int) -> list[list[Piece]]:
-    _, notes = split_notes(report)
-    shown = [[(_cut(f"note: {visible(note)}", width), "dim")] for note in notes[:_MOST_NOTES]]
+    notes = [f"note: {visible(note)}" for note in report.notes]
+    shown = [[(cut(note, width), "dim")] for note in notes[:_MOST_NOTES]]
     more = len(notes) - _MOST_NOTES
     return shown + ([[(f"… and {more} more notes in the report", "dim")]] if more > 0 else [])
-
-
-# -- lines --------------------------------------------------------------------------------
 
 
 def _side(value: float) -> str:
@@ -227,67 +231,3 @@ def _side(value: float) -> str:
 
 def _side_of(report: Report) -> str:
     return {"hallucination": "associative", "correct": "contextual"}.get(report.outcome, "")
-
-
-def _wrapped(text: str, width: int, style: str = "", indent: int = 0) -> list[list[Piece]]:
-    return _filled([[(visible(part), style)] for part in text.split()], width, indent)
-
-
-def _filled(words: Iterable[list[Piece]], width: int, indent: int) -> list[list[Piece]]:
-    """Words set into lines of at most ``width`` columns; a longer word is cut."""
-    lines: list[list[Piece]] = []
-    used = width
-    for pieces in words:
-        pieces = [(_cut(text, width - indent), style) for text, style in pieces]
-        size = sum(_cells(text) for text, _ in pieces)
-        if not lines or used + 1 + size > width:
-            lines.append([(" " * indent, "")] if indent else [])
-            used = indent
-        else:
-            # A space between two words of one style takes it too, so that it is painted once.
-            lines[-1].append((" ", pieces[0][1] if pieces[0][1] == lines[-1][-1][1] else ""))
-            used += 1
-        lines[-1].extend(pieces)
-        used += size
-    return lines
-
-
-def _painted(line: Sequence[Piece], colour: bool) -> str:
-    if not colour:
-        return "".join(text for text, _ in line)
-    merged: list[Piece] = []
-    for text, style in line:
-        if merged and merged[-1][1] == style:
-            merged[-1] = (merged[-1][0] + text, style)
-        else:
-            merged.append((text, style))
-    return "".join(
-        f"\x1b[{_STYLES[style]}m{text}\x1b[0m" if style else text for text, style in merged
-    )
-
-
-def _cells(text: str) -> int:
-    """Columns that ``text`` takes: two for wide East Asian characters, none for accents."""
-    return sum(
-        0
-        if unicodedata.combining(char) or unicodedata.category(char) in ("Mn", "Me", "Cf")
-        else 2
-        if unicodedata.east_asian_width(char) in "WF"
-        else 1
-        for char in text
-    )
-
-
-def _cut(text: str, room: int) -> str:
-    """``text``, or as much of it as ``room`` columns hold, with an ellipsis."""
-    if _cells(text) <= room:
-        return text
-    while text and _cells(text) > room - 1:
-        text = text[:-1]
-    return text + "…"
-
-
-def _fit(text: str, room: int) -> str:
-    """``text`` cut or filled to exactly ``room`` columns."""
-    text = _cut(text, room)
-    return text + " " * (room - _cells(text))

@@ -1,0 +1,225 @@
+"""A report made from plain numbers, as a run of a small trained model would give them.
+
+No model runs here: figures, page and terminal only show what they are given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dst.core.case import Case
+from dst.core.results import (
+    Coherence,
+    LensReadout,
+    Mark,
+    Markers,
+    Provenance,
+    Report,
+    Score,
+    Trace,
+)
+
+PROMPT = (
+    "anna is at the concert . anna sees a bass . the door is open . what is the bass ? "
+    "the bass is a"
+)
+NAN = float("nan")
+VOCABULARY = ("the", "a", "bass", "lake", "instrument", "fish", "concert", "net", "guitar", "kind")
+CONTEXTUAL_ID, ASSOCIATIVE_ID = 4, 5
+
+PROVENANCE = Provenance(
+    model="embedded",
+    weights_hash="8c1f0d3a52be",
+    backend="hooks",
+    dtype="float32",
+    versions={"dst": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0"},
+    settings={"k": 5},
+    seed=None,
+)
+
+
+def make_report(
+    *,
+    n_layers: int = 4,
+    prompt: str = PROMPT,
+    tokens: Sequence[str] | None = None,
+    subject: str = "bass",
+    cue: str = "concert",
+    vocabulary: Sequence[str] = VOCABULARY,
+    final: float = -2.31,
+) -> Report:
+    """A report whose margin starts at 0, leans to the context, then goes to ``final``.
+
+    Args:
+        n_layers: Number of blocks.
+        prompt: The prompt; its words are its tokens unless ``tokens`` are given.
+        tokens: The tokens, where they are not the words.
+        subject: A word of the prompt.
+        cue: A word of the prompt.
+        vocabulary: Ten words; the fifth is the contextual answer, the sixth the associative.
+        final: LD, in logits; negative is a hallucination.
+    """
+    tokens = tuple(tokens or prompt.split())
+    contextual, associative = vocabulary[CONTEXTUAL_ID], vocabulary[ASSOCIATIVE_ID]
+    case = Case(
+        prompt=prompt,
+        subject=subject,
+        cue=(cue,),
+        contextual=(contextual,),
+        associative=(associative,),
+        context_words=("guitar", "song"),
+        competing_words=("lake", "net"),
+    )
+    trace = _trace(case, tokens, n_layers, final)
+    lens = _lens(n_layers, vocabulary, final)
+    hallucinates = final < 0
+    said = associative if hallucinates else contextual
+    return Report(
+        case=case,
+        trace=trace,
+        lens=lens,
+        coherence=_coherence(n_layers, lens.margin),
+        markers=_markers(n_layers),
+        outcome="hallucination" if hallucinates else "correct",
+        answer=said,
+        answer_prob=float(max(lens.contextual_prob[-1], lens.associative_prob[-1])),
+        verdict=(
+            f"The model answers {said!r} where the context says {contextual!r} "
+            f"(LD {final:.2f} logits).",
+            f"After block 1 the residual leaned to {contextual!r}; from block {n_layers - 1} on "
+            f"it says {said!r}.",
+        ),
+        notes=(
+            f"The associative answer {associative!r} was inferred: it is the likeliest word.",
+            "The form 'Fish' was dropped: it is no token of this vocabulary.",
+        ),
+        provenance=PROVENANCE,
+    )
+
+
+def _trace(case: Case, tokens: tuple[str, ...], n_layers: int, final: float) -> Trace:
+    rng = np.random.default_rng(0)
+    width, n = 16, len(tokens)
+    logits = np.zeros(len(VOCABULARY), dtype=np.float32)
+    logits[ASSOCIATIVE_ID], logits[CONTEXTUAL_ID] = 4.0, 4.0 + final
+    growth = np.linspace(1.0, 9.0, n_layers + 1)[:, None, None]
+    return Trace(
+        ids=np.arange(n) % len(VOCABULARY),
+        tokens=tokens,
+        roles=_roles(case, tokens),
+        answer_position=n - 1,
+        shared=(),
+        contextual_ids=np.array([CONTEXTUAL_ID]),
+        associative_ids=np.array([ASSOCIATIVE_ID]),
+        contextual_forms=case.contextual,
+        associative_forms=case.associative,
+        dropped_forms=("Fish: not in the vocabulary",),
+        resid=growth * rng.normal(size=(n_layers + 1, n, width)),
+        attn_out=rng.normal(size=(n_layers, n, width)),
+        mlp_out=2 * rng.normal(size=(n_layers, n, width)),
+        logits=logits,
+        contrast=final,
+        model_output=f"{case.associative[0]} .",
+        case=case,
+        provenance=PROVENANCE,
+    )
+
+
+def _roles(case: Case, tokens: tuple[str, ...]) -> tuple[str, ...]:
+    roles, mentions, cue_seen = [], 0, False
+    for i, token in enumerate(tokens):
+        if i == len(tokens) - 1:
+            roles.append("answer")
+        elif token.strip() == case.subject:
+            mentions += 1
+            roles.append(f"subject_{mentions}")
+        elif token.strip() in case.cue:
+            cue_seen = True
+            roles.append("cue")
+        else:
+            roles.append("relay" if cue_seen and mentions < 3 else "rest")
+    return tuple(roles)
+
+
+def _lens(n_layers: int, vocabulary: Sequence[str], final: float) -> LensReadout:
+    depth = np.linspace(0, 1, n_layers + 1)
+    margin = 3.0 * np.sin(np.pi * depth) * (1 - depth) + final * depth**2
+    share = 1 / (1 + np.exp(-margin))
+    mass = 0.02 + 0.9 * depth**2
+    ids = np.stack([np.roll(np.arange(10), -state)[:5] for state in range(n_layers + 1)])
+    ids[-1, 0] = ASSOCIATIVE_ID if final < 0 else CONTEXTUAL_ID
+    said = mass * np.maximum(share, 1 - share)
+    log_prob = np.log(np.array([0.5, 0.2, 0.1, 0.05, 0.02]))[None] + np.log(said / 0.5)[:, None]
+    return LensReadout(
+        lens="logit_lens",
+        margin=margin,
+        contextual_prob=mass * share,
+        associative_prob=mass * (1 - share),
+        entropy=3.0 - 2 * depth,
+        kl_to_output=2.5 * (1 - depth),
+        top_ids=ids,
+        top_log_prob=log_prob,
+        top_words=tuple(tuple(vocabulary[token] for token in row) for row in ids),
+        answer_is_final=np.sign(margin) == np.sign(final),
+        provenance=PROVENANCE,
+    )
+
+
+def _coherence(n_layers: int, margin: np.ndarray) -> Coherence:
+    depth = np.linspace(0, 1, n_layers + 1)
+    none = ("",) * (n_layers + 1)
+    first = ("the embedding holds one word only", *none[1:])
+
+    def score(name: str, value: np.ndarray, unit: str, note: str = "", gap: bool = True) -> Score:
+        value = value.copy()
+        if gap:
+            value[0] = NAN
+        says = f"What {name} is, in a sentence."
+        return Score(name, value, float(value[-1]), unit, first if gap else none, note, says)
+
+    return Coherence(
+        (
+            score(
+                "dss_published", 0.55 - 0.08 * depth, "share", "as coded: |Pearson|, words alone"
+            ),
+            score(
+                "dss_corrected", 0.7 - 0.5 * depth**2, "share", "leading space, in context, r >= 0"
+            ),
+            score("cas_published", 0.52 + 0.03 * np.sin(7 * depth), "share", "", False),
+            score("cas_corrected", 0.12 - 0.3 * depth, "1", "normed, centred, signed", False),
+            score("margin", margin, "logits", "lens LD at the answer position", False),
+        ),
+        PROVENANCE,
+    )
+
+
+def _markers(n_layers: int) -> Markers:
+    late = float(n_layers - 1)
+
+    def mark(name: str, definition: str, state: float, **more: object) -> Mark:
+        return Mark(name, definition, state, n_layers, **more)  # type: ignore[arg-type]
+
+    return Markers(
+        (
+            mark("onset", "published (guide) on dss_published", 1.0, thresholds={"below": 0.6}),
+            mark(
+                "inversion",
+                "published (guide) on dss_published",
+                NAN,
+                reason="dss_published never falls below 0.5",
+                thresholds={"below": 0.5},
+            ),
+            mark(
+                "commitment",
+                "published (guide) on dss_published",
+                float(n_layers),
+                note="the lowest value always exists, so correct answers commit too",
+            ),
+            mark("onset", "published (v3 code) on cas_published", 1.0, note="99 % on noise"),
+            mark("inversion", "ours, on the lens margin", late, low=late - 0.6, high=late + 0.4),
+            mark("commitment", "ours, on the lens margin", late),
+        ),
+        PROVENANCE,
+    )

@@ -1,0 +1,347 @@
+"""The page: whole, offline, escaped, and with every number of the report."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import shlex
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dst.core.case import Case
+from dst.core.errors import ResultError
+from dst.core.results import Report
+from dst.plot.text import number
+from dst.report import render_page, write_page
+from dst.report.page import inert_json
+from dst.report.reproduce import command_line, python_lines
+from tests.report.example import NAN, make_report
+
+VOID = {"meta", "link", "br"}
+HOSTILE = ["</script><script>alert(1)</script>", "<!--", "&amp;", "\x1b[31m", "\u202eevil", "$x$"]
+
+
+class Document(HTMLParser):
+    """A page taken apart: tags with attributes, text by element, and whether tags are closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: dict[str, list[str]] = {}
+        self.open: list[str] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+            self.texts.setdefault(tag, []).append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.texts[tag][-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    def scripts(self, data: bool) -> list[str]:
+        kinds = [attrs.get("type") for attrs in self.all("script")]
+        return [
+            text
+            for kind, text in zip(kinds, self.texts["script"], strict=True)
+            if (kind == "application/json") is data
+        ]
+
+
+def hostile_report() -> Report:
+    prompt = " ".join(["bass", "concert", *HOSTILE, "a"])
+    words = [*HOSTILE, "x<y", 'q"uote', "it's", "\ud800"]
+    report = make_report(prompt=prompt, vocabulary=words)
+    bad = HOSTILE[0]
+    marks = tuple(mark.replace(definition=bad, note=bad) for mark in report.markers.marks)
+    scores = tuple(
+        score.replace(
+            note=bad, says=bad, reasons=tuple(bad if reason else "" for reason in score.reasons)
+        )
+        for score in report.coherence.scores
+    )
+    return report.replace(
+        verdict=(bad, bad),
+        notes=(bad, bad),
+        answer=bad,
+        markers=report.markers.replace(marks=marks),
+        coherence=report.coherence.replace(scores=scores),
+    )
+
+
+# -------------------------------------------------------------------------------- the whole
+
+
+@pytest.mark.parametrize("report", [make_report(), make_report(n_layers=40), hostile_report()])
+def test_the_page_is_well_formed(report: Report) -> None:
+    page = Document(render_page(report))
+    assert page.open == []
+    assert len(page.all("h1")) == len(page.all("main")) == len(page.all("title")) == 1
+    assert page.texts["h1"] == page.texts["title"]
+    identities = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(identities) == len(set(identities))
+    for section in page.all("section"):
+        assert section["aria-labelledby"] in identities
+
+
+def test_the_verdict_is_the_title_and_the_parts_come_in_order() -> None:
+    report = make_report()
+    page = Document(render_page(report))
+    assert page.texts["h1"] == [report.verdict[0]]
+    assert page.texts["h2"] == [
+        *("The prompt", "The outcome", "What each layer was saying", "Where it turned"),
+        *("Coherence scores", "Marks", "Notes", "Where this comes from"),
+    ]
+    assert report.verdict[1] in page.texts["main"][0]
+    assert make_report().replace(verdict=()).outcome == "hallucination"
+    bare = Document(render_page(report.replace(verdict=(), notes=())))
+    assert bare.texts["h1"] == ["The greedy answer is an associative form: a hallucination."]
+    assert "Notes" not in bare.texts["h2"]
+
+
+def test_the_page_asks_nothing_of_a_network() -> None:
+    page = Document(render_page(make_report()))
+    for tag, attrs in page.tags:
+        assert not {"src", "srcset", "action", "background"} & set(attrs), tag
+        if "href" in attrs:
+            assert attrs["href"] == "data:,"
+    assert not {"img", "iframe", "object", "embed", "form", "base", "a"} & {t for t, _ in page.tags}
+    assert "@import" not in page.texts["style"][0]
+    assert "url(" not in page.texts["style"][0]
+
+
+def test_only_the_two_scripts_of_the_page_may_run() -> None:
+    page = Document(render_page(hostile_report()))
+    (policy,) = [
+        attrs["content"] or ""
+        for attrs in page.all("meta")
+        if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    scripts = page.scripts(data=False)
+    assert len(scripts) == 2
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()) for text in scripts]
+    rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))
+    assert rules["default-src"] == "'none'"
+    assert rules["script-src"].split() == [f"'sha256-{digest.decode()}'" for digest in hashes]
+    assert rules["img-src"] == "data:"
+    first = [tag for tag, _ in page.tags].index("meta")
+    assert [tag for tag, _ in page.tags].index("script") > first
+
+
+def test_plotly_is_inlined_once_and_the_size_is_what_we_say() -> None:
+    html = render_page(make_report())
+    assert html.count("* plotly.js v") == 1
+    assert 4.5e6 < len(html.encode()) < 5.2e6
+    small = len(re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL).encode())
+    assert small < 60_000
+
+
+# --------------------------------------------------------------------------------- escaping
+
+
+def test_nothing_that_is_shown_can_act() -> None:
+    page = Document(render_page(hostile_report()))
+    assert page.texts["h1"] == [HOSTILE[0]]
+    assert len(page.all("script")) == 5  # two figures, the templates, Plotly, ours
+    text = page.texts["main"][0]
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "\\x1b[31m" in text
+    assert "&amp;" in text  # as text: it was escaped once
+    for block in page.scripts(data=True):
+        assert not set("<>&\u2028\u2029") & set(block)
+        json.loads(block)
+
+
+def test_json_in_the_page_says_the_same_without_tags() -> None:
+    value = {"text": "</script><!-- & \u2028 'quoted' \"twice\" \\u003c"}
+    written = inert_json(json.dumps(value, ensure_ascii=False))
+    assert json.loads(written) == value
+    assert not set("<>&\u2028") & set(written)
+
+
+# ---------------------------------------------------------------------------- what is told
+
+
+def test_the_figures_in_the_page_are_those_of_plot() -> None:
+    report = make_report(n_layers=6)
+    page = Document(render_page(report))
+    margin, scores, templates = [json.loads(block) for block in page.scripts(data=True)]
+    names = [trace["name"] for trace in margin["data"]]
+    assert names == [
+        "logit lens margin",
+        "inversion, ours, on the lens margin",
+        "commitment, ours, on the lens margin",
+    ]
+    packed = margin["data"][0]["y"]  # Plotly writes arrays as base64
+    values = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
+    np.testing.assert_array_equal(values, report.lens.margin)
+    shown = [trace["name"].split()[0].rstrip(",") for trace in scores["data"]]
+    assert shown[:3] == ["dss_published", "dss_corrected", "undefined"]
+    assert shown[3:5] == ["cas_published", "cas_corrected"]
+    assert shown.count("onset") == 2
+    assert "margin" not in shown
+    assert set(templates) == {"light", "dark"}
+    assert templates["light"] != templates["dark"]
+
+
+def test_every_number_stands_in_a_table() -> None:
+    report = make_report(n_layers=5)
+    main = Document(render_page(report)).texts["main"][0]
+    for row in report.lens.to_records():
+        for name in ("margin", "entropy", "kl_to_output"):
+            assert number(row[name], 3) in main
+        assert number(row["contextual_prob"], 4) in main
+    for score in report.coherence.scores:
+        assert score.name in main
+        for value, reason in zip(score.value, score.reasons, strict=True):
+            assert (reason or number(float(value), 3)) in main
+        assert score.note in main
+    for mark in report.markers.marks:
+        assert mark.name in main
+        assert mark.definition in main
+        assert (mark.reason or f"after block {mark.state:g} of 5") in main
+        assert mark.note in main
+    assert "3.4 to 4.4" in main
+    assert "below = 0.6" in main
+    for value in ("embedded", "8c1f0d3a52be", "2.13.0", "float32"):
+        assert value in main
+
+
+def test_each_score_is_defined_beside_its_name() -> None:
+    report = make_report()
+    cells = Document(render_page(report)).texts["td"]
+    for score in report.coherence.scores:
+        assert any(cell.startswith(score.says) and score.note in cell for cell in cells)
+
+
+@pytest.mark.parametrize(("mass", "warned"), [(0.049, True), (0.051, False)])
+def test_an_answer_that_is_not_given_is_said(mass: float, warned: bool) -> None:
+    report = make_report()
+    probs = report.lens.contextual_prob.copy(), report.lens.associative_prob.copy()
+    probs[0][-1], probs[1][-1] = 0.01, mass - 0.01
+    lens = report.lens.replace(contextual_prob=probs[0], associative_prob=probs[1])
+    main = Document(render_page(report.replace(lens=lens))).texts["main"][0]
+    assert ("is not given at this position" in main) is warned
+    assert ("The model goes on: 'fish .'" in main) is warned
+
+
+def test_a_deep_model_shows_picked_states_and_keeps_all_in_the_table() -> None:
+    html = render_page(make_report(n_layers=80))
+    strip = html[html.index('class="strip"') : html.index('id="h-margin"')]
+    assert strip.count('<th scope="row">') == 17
+    assert "17 of 81 states" in strip
+    assert "after block 80" in strip
+    table = html[html.index('class="numbers"') : html.index('id="h-scores"')]
+    assert table.count('<th scope="row">') == 81
+
+
+def test_bars_lean_to_their_side_and_scale_with_the_largest() -> None:
+    report = make_report()
+    lens = report.lens.replace(margin=np.array([0.0, 1.0, NAN, -2.0, -4.0]))
+    html = render_page(report.replace(lens=lens))
+    bars = re.findall(r'class="bar (\w+)" style="(\w+):50%;width:([\d.]+)%"', html)
+    assert bars == [
+        ("neutral", "left", "0.0"),
+        ("contextual", "left", "12.5"),
+        ("neutral", "left", "0.0"),
+        ("associative", "right", "25.0"),
+        ("associative", "right", "50.0"),
+    ]
+
+
+# ------------------------------------------------------------------------- to do it again
+
+
+def test_the_python_lines_make_the_same_case() -> None:
+    report = hostile_report()
+    report = report.replace(case=report.case.replace(group='it\'s "one"\n', neutral=("a b", "c")))
+    provenance = report.provenance
+    calls: dict[str, Any] = {}
+
+    class Dst:
+        Case = Case
+
+        @staticmethod
+        def load(*args: Any, **options: Any) -> None:
+            calls["load"] = (args, options)
+
+        @staticmethod
+        def explain(model: None, case: Any) -> Any:
+            calls["case"] = case
+            return type("Report", (), {"to_html": staticmethod(lambda path: None)})
+
+    for model, loaded in (
+        (provenance, ((), {})),
+        (
+            type(provenance)(model="gpt2", backend="nnsight", revision="e7da7f", dtype="bfloat16"),
+            (("gpt2",), {"backend": "nnsight", "revision": "e7da7f", "dtype": "bfloat16"}),
+        ),
+    ):
+        code = python_lines(report.replace(provenance=model)).replace("import dst", "")
+        exec(compile(code, "lines", "exec"), {"dst": Dst})
+        assert calls["load"] == loaded
+        assert calls["case"] == report.case
+        assert calls["case"].case_id == report.case.case_id
+
+
+def test_the_command_line_names_the_case() -> None:
+    report = make_report(prompt="the bass 'at' the concert is a")
+    command, left_out = command_line(report)
+    assert shlex.split(command) == [
+        *("dst", "trace", "the bass 'at' the concert is a"),
+        *("--contextual", "instrument", "--associative", "fish", "--subject", "bass"),
+        *("--cue", "concert", "--context-words", "guitar,song"),
+        *("--competing-words", "lake,net"),
+    ]
+    assert left_out == ()
+
+
+def test_the_command_line_takes_text_with_leading_dashes() -> None:
+    report = make_report(prompt="-bass concert a")
+    case = report.case.replace(contextual=("-x", "y"), neutral=("z",), context_words=("a, b",))
+    provenance = type(report.provenance)(model="m/n")
+    command, left_out = command_line(report.replace(case=case, provenance=provenance))
+    words = shlex.split(command)
+    assert words[:5] == ["dst", "trace", "--contextual=-x", "--contextual", "y"]
+    assert words[-4:] == ["--model", "m/n", "--", "-bass concert a"]
+    assert left_out == ("neutral", "context_words")
+    page = Document(render_page(report.replace(case=case)))
+    assert "no option for neutral, context_words" in page.texts["main"][0]
+
+
+def test_a_chat_of_several_messages_has_python_lines_only() -> None:
+    report = make_report()
+    chat = ({"role": "user", "content": "the bass of the concert"},)
+    report = report.replace(case=report.case.replace(prompt=chat))
+    assert command_line(report) == ("", ("prompt",))
+    assert "dst trace" not in Document(render_page(report)).texts["main"][0]
+
+
+# ---------------------------------------------------------------------------------- writing
+
+
+def test_the_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    report = make_report()
+    path = report.to_html(tmp_path / "new" / "page.html")
+    assert path.read_text("utf-8") == render_page(report)
+    assert [entry.name for entry in path.parent.iterdir()] == ["page.html"]
+    blocker = tmp_path / "file"
+    blocker.write_text("")
+    with pytest.raises(ResultError, match="cannot be written"):
+        write_page(report, blocker / "page.html")
