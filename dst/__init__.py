@@ -27,6 +27,7 @@ _HOME = {
     "repairs": "dst.tracing.commitment",
     "attribution": "dst.tracing.attribution",
     "cut_effects": "dst.tracing.cuts",
+    "dose": "dst.tracing.dose",
     "explain": "dst.studies.explain",
 }
 
@@ -40,6 +41,7 @@ __all__ = [
     "check_model",
     "coherence",
     "cut_effects",
+    "dose",
     "explain",
     "load",
     "load_cases",
@@ -66,6 +68,7 @@ if TYPE_CHECKING:
     from dst.tracing.attribution import attribution as attribution
     from dst.tracing.commitment import repairs as repairs
     from dst.tracing.cuts import cut_effects as cut_effects
+    from dst.tracing.dose import dose as dose
     from dst.tracing.lens import logit_lens as logit_lens
     from dst.tracing.pathways import pathways as pathways
     from dst.tracing.trace import trace as trace

@@ -8,6 +8,7 @@ be context, not the sign of the base. Source: METHOD 4.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -85,3 +86,35 @@ def commitment(
 def absent(name: str, n_layers: int, reason: str) -> Mark:
     """The mark of a repair that does not exist for a case."""
     return Mark("commitment", f"causal, {name}", math.nan, n_layers, reason)
+
+
+DOSE_FACTOR = 2.0
+"""A dose this many times the median of correct runs is more than such a run ever asks for."""
+
+
+def dose_commitment(
+    doses: Float[np.ndarray, " state"], reference: Sequence[Float[np.ndarray, " state"]]
+) -> Mark:
+    """First state whose dose exceeds `DOSE_FACTOR` times the median of correct runs (METHOD 4).
+
+    Args:
+        doses: Smallest push that turns the answer, per state, as a share of the state's norm;
+            NaN (no push turns it) counts as exceeding everything.
+        reference: The same of correct runs of the same model.
+
+    Returns:
+        A `Mark`, NaN "needs correct runs" without a reference.
+    """
+    n_layers = len(doses) - 1
+    thresholds = {"factor": DOSE_FACTOR}
+
+    def mark(state: float, reason: str) -> Mark:
+        return Mark("commitment", "causal, dose", state, n_layers, reason, thresholds=thresholds)
+
+    if not reference:
+        return mark(math.nan, "needs correct runs")
+    usual = np.median(np.nan_to_num(np.array(reference), nan=np.inf), axis=0)
+    over = np.nan_to_num(doses, nan=np.inf) > DOSE_FACTOR * usual
+    if not over.any():
+        return mark(math.nan, "no state asks for more than correct runs do")
+    return mark(float(np.argmax(over)), "")

@@ -105,7 +105,7 @@ def open_result(path: str | Path) -> Any:
     path = Path(path)
     do = "Give a .npz that was written by save()"
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(arrays.pop("header").tobytes().decode("utf-8"))
         version, encoded = header["format"], header["result"]
@@ -188,6 +188,8 @@ class Trace(Result):
             raise ValueError("one token and one role per position are needed")
         if not 0 <= self.answer_position < len(self.ids):
             raise ValueError(f"the answer position {self.answer_position} is outside the prompt")
+        if len(self.resid) != len(self.attn_out) + 1:
+            raise ValueError("one state more than layers is needed")
 
     @property
     def n_layers(self) -> int:
@@ -607,6 +609,33 @@ class CutEffects(Result):
             }
             for i, source in enumerate(self.sources)
             for layer in range(self.one_layer.shape[1])
+        ]
+
+
+@result
+class Dose(Result):
+    """How hard the state at i* must be pushed to turn the answer, state by state.
+
+    Attributes:
+        value: Smallest push along the answers' direction that changes the sign of LD, as a
+            share of the state's norm; NaN where none up to 8 norms does.
+        reasons: Why a state's value is NaN, "" where it is not.
+        contrast: LD of the run; a failure is pushed toward A+, a success toward A-.
+        commitment: First state that asks for more than correct runs do.
+        provenance: What it takes to compute this again.
+    """
+
+    value: Float[np.ndarray, " state"]
+    reasons: tuple[str, ...]
+    contrast: float
+    commitment: Mark
+    provenance: Provenance
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """One row per state."""
+        return [
+            {"state": state, "dose": float(value), "reason": reason}
+            for state, (value, reason) in enumerate(zip(self.value, self.reasons, strict=True))
         ]
 
 
