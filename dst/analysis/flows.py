@@ -45,16 +45,15 @@ def floor_of(quantity: Estimate) -> float:
     return LEAST_FLOOR if math.isnan(half) else max(half, LEAST_FLOOR)
 
 
-def arrival_at_answer(
-    insertion: Float[np.ndarray, " state"], total: float, floor: float
-) -> tuple[float, str]:
-    """First state l with sign(T) D[l', i*] >= |T| / 2 for all l' >= l.
+def arrival_at_answer(insertion: Float[np.ndarray, " state"], floor: float) -> tuple[float, str]:
+    """First state l with sign(T) D[l', i*] >= |T| / 2 for all l' >= l, T = D[L, i*].
 
     Returns:
         The state, or NaN and the reason: the total T is under the floor.
     """
+    total = float(insertion[-1])
     if abs(total) < floor:
-        return math.nan, f"the total is under the floor ({abs(total):.2f} < {floor:.2f} logits)"
+        return math.nan, _under(total, floor)
     return _settles(insertion * np.sign(total) >= HALF * abs(total)), ""
 
 
@@ -75,14 +74,12 @@ def departure(removal: Float[np.ndarray, " state"], floor: float) -> tuple[float
     return state, "" if not math.isnan(state) else "still carries it at the last state"
 
 
-def handover(
-    insertion: Float[np.ndarray, " state"], total: float, floor: float
-) -> tuple[float, str]:
+def handover(insertion: Float[np.ndarray, " state"], floor: float) -> tuple[float, str]:
     """First state at which the answer position holds .9 of the flow's total (METHOD 4)."""
+    total = float(insertion[-1])
     if abs(total) < floor:
-        return math.nan, f"the total is under the floor ({abs(total):.2f} < {floor:.2f} logits)"
-    there = insertion / total >= HANDOVER
-    return float(np.argmax(there)), ""
+        return math.nan, _under(total, floor)
+    return float(np.argmax(insertion / total >= HANDOVER)), ""
 
 
 def redundant(
@@ -115,7 +112,7 @@ def bootstrap_state(
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
     picks = rng.integers(len(draws), size=(n_boot, len(draws)))
-    states = np.array([rule(draws[pick].mean(axis=0))[0] for pick in picks])
+    states = np.array([rule(mean)[0] for mean in draws[picks].mean(axis=1)])
     present = states[~np.isnan(states)]
     if len(present) < 0.95 * n_boot:
         return math.nan, math.nan
@@ -128,14 +125,14 @@ def flow_marks(
     removal: Float[np.ndarray, "draw state role"],
     insertion: Float[np.ndarray, "draw state role"],
     roles: tuple[str, ...],
-    total: float,
     floor: float,
     *,
     seed: int = 0,
 ) -> tuple[Mark, ...]:
     """Arrival at every role, departure from every source, and handover of one flow.
 
-    At the answer the arrival is that of the insertion; elsewhere it is that of the removal.
+    At the answer the arrival is that of the insertion, whose last state is the flow's total;
+    elsewhere it is that of the removal.
     """
     n_layers = removal.shape[1] - 1
     thresholds = {"floor": floor, "half": HALF, "handover": HANDOVER}
@@ -151,13 +148,17 @@ def flow_marks(
     for i, role in enumerate(roles):
         if role == "answer":
             at = insertion[:, :, i]
-            marks.append(mark("arrival", role, at, lambda d: arrival_at_answer(d, total, floor)))
-            marks.append(mark("handover", role, at, lambda d: handover(d, total, floor)))
+            marks.append(mark("arrival", role, at, lambda d: arrival_at_answer(d, floor)))
+            marks.append(mark("handover", role, at, lambda d: handover(d, floor)))
         else:
             at = removal[:, :, i]
             marks.append(mark("arrival", role, at, lambda d: arrival_at_source(d, floor)))
             marks.append(mark("departure", role, at, lambda d: departure(d, floor)))
     return tuple(marks)
+
+
+def _under(total: float, floor: float) -> str:
+    return f"the total is under the floor ({abs(total):.2f} < {floor:.2f} logits)"
 
 
 def _settles(holds: Bool[np.ndarray, " state"]) -> float:

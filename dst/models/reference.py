@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dst.models.variants import shipped_nouns
+from dst.models.draws import shipped_nouns
+from dst.models.load import EMBEDDED, embedded_path
 
 FRAMES = (
     "The {} is near the {}.",
@@ -16,17 +17,20 @@ FRAMES = (
     "Nobody had moved the {} or the {}.",
     "They talked about the {} and the {}.",
 )
-SENTENCES = "reference_sentences.txt"
+SENTENCES, NOUNS = "reference_sentences.txt", "neutral_nouns.txt"
 
 
-def reference_sentences(folder: str | Path | None = None) -> tuple[str, ...]:
-    """200 sentences: those of a model's folder if it ships some, else plain English ones.
+def reference_sentences(model: str = "") -> tuple[str, ...]:
+    """200 sentences: those in a model's folder if it ships some, else plain English ones.
 
     The English ones put the shipped neutral nouns into a few frames, so that they have no
     topic; a model with a closed vocabulary brings its own.
+
+    Args:
+        model: The model's name, as `dst.load` was given it.
     """
-    own = Path(folder) / SENTENCES if folder is not None else None
-    if own is not None and own.is_file():
+    own = _own(model, SENTENCES)
+    if own is not None:
         return tuple(line for line in own.read_text("utf-8").splitlines() if line.strip())
     nouns = shipped_nouns()
     return tuple(
@@ -35,11 +39,18 @@ def reference_sentences(folder: str | Path | None = None) -> tuple[str, ...]:
     )
 
 
+def neutral_nouns(model: str = "") -> tuple[str, ...]:
+    """The nouns that neutral variants are drawn from: a model's own list, else the shipped one.
+
+    Args:
+        model: The model's name, as `dst.load` was given it.
+    """
+    own = _own(model, NOUNS)
+    return tuple(own.read_text("utf-8").split()) if own is not None else shipped_nouns()
 
 
-def neutral_nouns(folder: str | Path | None = None) -> tuple[str, ...]:
-    """The nouns that neutral variants are drawn from: a model's own list, else the shipped one."""
-    own = Path(folder) / "neutral_nouns.txt" if folder is not None else None
-    if own is not None and own.is_file():
-        return tuple(own.read_text("utf-8").split())
-    return shipped_nouns()
+def _own(model: str, name: str) -> Path | None:
+    """A file in the folder of a model, if it is there."""
+    folder = embedded_path() if model == EMBEDDED else Path(model)
+    file = folder / name
+    return file if model and file.is_file() else None

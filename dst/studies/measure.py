@@ -24,7 +24,6 @@ from dst.core.results import (
     Trace,
 )
 from dst.models.backend import Backend
-from dst.models.load import EMBEDDED, embedded_path
 from dst.models.reference import reference_sentences
 from dst.analysis.flows import LEAST_FLOOR
 from dst.tracing import concepts
@@ -256,7 +255,7 @@ def _dss_corrected(
 def _centre(model: Backend) -> np.ndarray | None:
     """Mean residual of the reference sentences that the model knows, run once per model."""
     if model not in _CENTRES:
-        folder = embedded_path() if model.spec.name == EMBEDDED else model.spec.name
-        known = [text for text in reference_sentences(folder) if concepts.knows(model, text)]
+        sentences = reference_sentences(model.spec.name)
+        known = [text for text in sentences if concepts.knows(model, text)]
         _CENTRES[model] = concepts.mean_residual(model, known) if known else None
     return _CENTRES[model]

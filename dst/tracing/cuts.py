@@ -89,10 +89,13 @@ class _Cutter:
     def effects(self, plans: Iterable[tuple[Sequence[int], Sequence[int]]]) -> np.ndarray:
         """LD(x) - LD(x cut) for each (layers, keys)."""
         plans = list(plans)
+        rows: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+        for row, (layers, keys) in enumerate(plans):
+            for layer in layers:
+                rows.setdefault((layer, tuple(keys)), []).append(row)
         cuts = [
-            Cut(layer, [row], _later(keys, len(self.ready.tokenized.ids)), list(keys))
-            for row, (layers, keys) in enumerate(plans)
-            for layer in layers
+            Cut(layer, at, _later(keys, len(self.ready.tokenized.ids)), keys)
+            for (layer, keys), at in rows.items()
         ]
         ids = torch.tensor([list(self.ready.tokenized.ids)] * len(plans))
         run = self.model.run(ids, cuts=cuts, logits_at=[-1])

@@ -88,12 +88,8 @@ def pathways(
         associative_floor=floor_a,
         draw_against_draw=spread,
         marks=(
-            *flows.flow_marks(
-                "contextual", n_ctx, d_ctx, ready.roles, total.mean, floor_c, seed=seed
-            ),
-            *flows.flow_marks(
-                "associative", n_asc, d_asc, ready.roles, prior.mean, floor_a, seed=seed
-            ),
+            *flows.flow_marks("contextual", n_ctx, d_ctx, ready.roles, floor_c, seed=seed),
+            *flows.flow_marks("associative", n_asc, d_asc, ready.roles, floor_a, seed=seed),
         ),
         redundant=flows.redundant(n_ctx.mean(axis=0), total.mean, floor_c),
         cancelled=flows.cancelled(d_ctx.mean(axis=0), total.mean, floor_c),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -138,39 +139,49 @@ def patch_states(
     out = np.broadcast_to(base.raw[:, None, None], (n_rows, n_states, len(groups))).copy()
     matched = (known >= 0) & (base.places >= 0)  # [row pos]
     changed = (value != base.states).any(dim=-1).cpu() & matched  # [state row pos]
-    for state in range(n_states):
-        site = site_of_state(state, model.spec.n_layers)
-        cells = [
-            (row, group)
-            for group, positions in enumerate(groups)
-            for row in range(n_rows)
-            if changed[state, row, list(positions)].any()
-        ]
-        for part in _batches(cells, max(map(len, base.rows))):
-            edits = []
-            for (group, inside), at in _alike(part, groups, matched).items():
-                rows = [part[i][0] for i in at]
-                own = base.places[rows][:, list(inside)].tolist()
-                edits.append(Edit(site, at, own, value[state][rows][:, list(inside)]))
-            run = model.run([base.rows[row] for row, _ in part], edits=edits, logits_at=[-1])
-            for (row, group), ld in zip(part, metric(run.last_logits), strict=True):
-                out[row, state, group] = ld
-        tick(n_rows * len(groups))
+    inside = [[[p for p in group if row[p]] for group in groups] for row in matched.tolist()]
+    cells = [
+        _Cell(state, row, group, tuple(inside[row][group]))
+        for state in range(n_states)
+        for group in range(len(groups))
+        for row in range(n_rows)
+        if changed[state, row, inside[row][group]].any()
+    ]
+    tick(out.size - len(cells))
+    for part in _batches(cells, max(map(len, base.rows))):
+        edits = []
+        for (state, _), at in _alike(part).items():
+            rows = [part[i].row for i in at]
+            positions = torch.tensor([part[i].positions for i in at])
+            index = torch.tensor(rows).unsqueeze(1)
+            put = value[state][index.to(value.device), positions.to(value.device)]
+            site = site_of_state(state, model.spec.n_layers)
+            edits.append(Edit(site, at, base.places[index, positions].tolist(), put))
+        run = model.run([base.rows[cell.row] for cell in part], edits=edits, logits_at=[-1])
+        for cell, ld in zip(part, metric(run.last_logits), strict=True):
+            out[cell.row, cell.state, cell.group] = ld
+        tick(len(part))
     return base.paired(out)
 
 
-def _alike(
-    part: Sequence[tuple[int, int]], groups: Sequence[Sequence[int]], matched: torch.Tensor
-) -> dict[tuple[int, tuple[int, ...]], list[int]]:
-    """Cells of one batch by group and matched positions: each kind is one edit."""
-    kinds: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-    for i, (row, group) in enumerate(part):
-        inside = tuple(p for p in groups[group] if matched[row, p])
-        kinds.setdefault((group, inside), []).append(i)
+class _Cell(NamedTuple):
+    """One patched run: a row of the base, and where its residual is replaced."""
+
+    state: int
+    row: int
+    group: int
+    positions: tuple[int, ...]
+
+
+def _alike(part: Sequence[_Cell]) -> dict[tuple[int, int], list[int]]:
+    """Cells of one batch by state and number of positions: each kind is one edit."""
+    kinds: dict[tuple[int, int], list[int]] = {}
+    for i, cell in enumerate(part):
+        kinds.setdefault((cell.state, len(cell.positions)), []).append(i)
     return kinds
 
 
-def _batches(cells: Sequence[tuple[int, int]], n_pos: int) -> Iterator[list[tuple[int, int]]]:
+def _batches(cells: Sequence[_Cell], n_pos: int) -> Iterator[Sequence[_Cell]]:
     size = max(1, MOST_TOKENS // n_pos)
     for start in range(0, len(cells), size):
-        yield list(cells[start : start + size])
+        yield cells[start : start + size]
