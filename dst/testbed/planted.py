@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from dst.core.case import Case
 from dst.core.errors import InputError
@@ -48,6 +50,7 @@ __all__ = [
     "load",
 ]
 
+WEIGHTS_FILE = "model.safetensors"
 PLAN_FILE, TRUTH_FILE, CASE_FILE = "plan.json", "truth.npz", "case.jsonl"
 
 
@@ -122,7 +125,10 @@ def save(planted: Planted, folder: str | Path) -> Path:
         ) from None
     try:
         new, old = workplace / "new", workplace / "old"
-        planted.model.save_pretrained(new)
+        # As save_pretrained writes it, without its progress bar.
+        planted.model.config.save_pretrained(new)
+        weights = {name: w.contiguous() for name, w in planted.model.state_dict().items()}
+        save_file(weights, new / WEIGHTS_FILE, metadata={"format": "pt"})
         planted.tokenizer.save_pretrained(new)
         plan = json.dumps(planted.plan.to_dict(), indent=2)
         (new / PLAN_FILE).write_text(plan + "\n", encoding="utf-8")
@@ -132,6 +138,11 @@ def save(planted: Planted, folder: str | Path) -> Path:
         if target.exists():
             os.replace(target, old)
         os.replace(new, target)
+    except OSError as error:
+        raise InputError(
+            f"{target} cannot be written ({error.strerror or error})",
+            do="Give a folder on a disk with room",
+        ) from None
     finally:
         shutil.rmtree(workplace, ignore_errors=True)
     return target
@@ -146,11 +157,16 @@ def load(folder: str | Path) -> Planted:
     target = Path(folder)
     try:
         plan = Plant.from_dict(json.loads((target / PLAN_FILE).read_text(encoding="utf-8")))
-        model = AutoModelForCausalLM.from_pretrained(target, local_files_only=True)
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(target, local_files_only=True)
+        weights = load_file(target / WEIGHTS_FILE)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(target, local_files_only=True)
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"{target} holds no planted model ({error})", do="Give a folder written by save()"
         ) from None
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(target, local_files_only=True)
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(config)
+    model.load_state_dict(weights, strict=True, assign=True)
+    model.eval().requires_grad_(False)
     truth = truth_of(plan)
-    return Planted(plan, model.eval(), tokenizer, case_of(plan, truth.outcome), truth)
+    return Planted(plan, model, tokenizer, case_of(plan, truth.outcome), truth)

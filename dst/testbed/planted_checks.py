@@ -1,4 +1,4 @@
-"""Whether a plan can work. An impossible one is refused in one sentence, before any weight is set."""
+"""Whether a plan can work: an impossible one is refused in one sentence, before any weight."""
 
 from __future__ import annotations
 

@@ -25,7 +25,6 @@ from dst.testbed.planted_prompt import (
     COMPETING_WORDS,
     CONCEPTS,
     CONTEXT_WORDS,
-    HARMLESS,
     Layout,
 )
 
@@ -58,14 +57,6 @@ def necessity(plant: Plant, where: Layout) -> Float[np.ndarray, " pos"]:
             # A subject that is named twice is still there when one mention goes.
             out[pos] = ld - contrast(plant, without_station(plant, station))
     return out
-
-
-def spurious_words(plant: Plant, where: Layout) -> tuple[str, ...]:
-    """The word of the distractor span, where a route starts at it."""
-    if plant.spurious is None:
-        return ()
-    word = where.tokens[where.stations.index("spurious")]
-    return (word,) if word != HARMLESS else ()
 
 
 def failure(

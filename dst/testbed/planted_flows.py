@@ -8,7 +8,8 @@ other token changes nothing. So a patched LD is the plan's formula
     context = sum of share_j * c_j    or, with two routes either of which suffices, clip(c_1 + c_2)
 
 with the donor's value for every route whose carrier lies in the patch. A subject that is named
-twice is read as a mean, so each mention carries half.
+twice is read as a mean, so each mention carries half; but a head that answers to one noun only
+reads the mentions that are this noun, so either mention suffices.
 """
 
 from __future__ import annotations
@@ -96,8 +97,11 @@ def patched(
         if route is None:
             return mine
         carriers = layout.roles_of(route.station_at(state))
-        inside = sum(role in roles for role in carriers) / len(carriers)
-        return mine + inside * (theirs - mine)
+        values = [theirs if role in roles else mine for role in carriers]
+        # A head that answers to one noun only looks past the mentions that are no longer it.
+        one_noun = route is plant.prior and plant.prior_block is None
+        one_noun = one_noun and route.station_at(state) == "subject"
+        return max(values) if one_noun else sum(values) / len(values)
 
     context = zip(plant.context, own.context, donor.context, strict=True)
     return Brought(

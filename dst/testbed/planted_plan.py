@@ -103,10 +103,11 @@ class Plant:
         spurious_strength: What it adds to LD, in logits; negative is toward A-.
         decoys: Heads that read and write off the answer.
         edges: Concept-to-concept effects at the answer.
-        mentions: How often the subject is named (1 or 2); a head that reads it reads the mean.
+        mentions: How often the subject is named (1 or 2). A head that reads it reads the mean;
+            one that answers to one noun only reads whichever mention is this noun.
         rotated: Turn the residual basis at random, the ballast left out.
-        noise: Norm of random weights (embeddings, idle heads, neurons and rows of the
-            unembedding) on the dimensions that the plan leaves free.
+        noise: Norm of random weights on the dimensions that the plan leaves free: of each word's
+            embedding and unembedding, of each matrix of an idle head, of the idle neurons'.
         d_model: Width of the residual stream.
         seed: Of the rotation and the noise.
         name: Free text.

@@ -1,9 +1,9 @@
 """What a planted model reads: one sentence, its variants, the role of each token.
 
-    in the concert hall where we saw a bass lying near an anchor which kind is
+    in the concert hall where we saw a bass lying near the anchor which kind is
 
 The cue is "concert hall" (the sense is in the first word), the subject "bass"; "where", "we" and
-"saw" are relays 1 to 3, "lying" is the token after the subject, the last word of "near an anchor"
+"saw" are relays 1 to 3, "lying" is the token after the subject, the last word of "near the anchor"
 may be spurious, "kind" is the question's station, and the answer is read at "is".
 """
 
@@ -64,10 +64,10 @@ OFF_ANSWER_WORDS = ("noise", "echo")
 """Words whose logits the distractor heads move."""
 
 PAD, UNKNOWN, BOS = "<pad>", "<unk>", "<bos>"
-_FILLERS = ("in", "the", "hall", "a", "or", "near", "an", "which")
+_FILLERS = ("in", "the", "hall", "a", "or", "near", "which")
 _OTHERS = (
     *("red", "blue", "old", "new", "small", "large", "warm", "cold", "soft", "hard"),
-    *("light", "dark", "quiet", "loud"),
+    *("light", "dark", "quiet", "loud", "bright"),
 )
 VOCABULARY = (
     *(PAD, UNKNOWN, BOS),
@@ -119,7 +119,7 @@ def layout(plant: Plant) -> Layout:
         *(("saw", "relay", "relay_3"), ("a", "relay", "")),
         *subjects,
         ("lying", "rest", "after"),
-        *(("near", "distractor", ""), ("an", "distractor", "")),
+        *(("near", "distractor", ""), ("the", "distractor", "")),
         (extra, "distractor", "spurious"),
         *(("which", "question", ""), ("kind", "question", "question")),
         ("is", "answer", "answer"),
@@ -146,7 +146,7 @@ def case_of(plant: Plant, label: str) -> Case:
         subject=SUBJECT,
         cue=(f"{CUE} hall",),
         question="which kind",
-        distractor=(f"near an {_extra(plant)}",),
+        distractor=(f"near the {_extra(plant)}",),
         swap=(prompt({CUE: SWAPPED_CUE}),),
         neutral=tuple(prompt({CUE: cue}) for cue in NEUTRAL_CUES),
         substitute=tuple(prompt({SUBJECT: noun}) for noun in SUBSTITUTES),

@@ -17,7 +17,6 @@ from dst.testbed.planted_effects import (
     cut_cue,
     failure,
     necessity,
-    spurious_words,
 )
 from dst.testbed.planted_flows import (
     CLEAN,
@@ -51,7 +50,7 @@ from dst.testbed.planted_marks import (
     travel,
 )
 from dst.testbed.planted_plan import Plant
-from dst.testbed.planted_prompt import CONCEPTS, layout
+from dst.testbed.planted_prompt import CONCEPTS, SPURIOUS, layout
 
 THRESHOLDS = Thresholds()
 
@@ -87,6 +86,7 @@ class Truth(Result):
         association_arrival: The same of the association.
         association_departure: The same of the association.
         context_redundant: States at which the removals add up to less than .9 of the total.
+        association_redundant: The same of the association.
         context_cancelled: The total is under the floor, but insertions are not.
         handover: First state with .9 of the total at the answer, ``context`` and ``association``.
         dss: DSS* per state, from insertions at the answer.
@@ -135,6 +135,7 @@ class Truth(Result):
     association_arrival: Float[np.ndarray, " role"]
     association_departure: Float[np.ndarray, " role"]
     context_redundant: Bool[np.ndarray, " state"]
+    association_redundant: Bool[np.ndarray, " state"]
     context_cancelled: bool
     handover: Mapping[str, float]
     dss: Float[np.ndarray, " state"]
@@ -258,6 +259,7 @@ def truth_of(plant: Plant, thresholds: Thresholds = THRESHOLDS) -> Truth:
         association_arrival=association.arrival,
         association_departure=association.departure,
         context_redundant=_redundant(context_out, total, thresholds),
+        association_redundant=_redundant(prior_out, prior, thresholds),
         context_cancelled=bool(abs(total) < floor < np.abs(context_in).max()),
         handover={"context": context.handover, "association": association.handover},
         dss=np.array([dss(c, a, floor)[0] for c, a in arrived]),
@@ -282,7 +284,7 @@ def truth_of(plant: Plant, thresholds: Thresholds = THRESHOLDS) -> Truth:
         outcome=answered,
         failure=failure(plant, where, ld, prior, marks["commitment/de-prime"][0], floor),
         necessity=necessity(plant, where),
-        spurious=spurious_words(plant, where),
+        spurious=(SPURIOUS,) if plant.spurious is not None else (),
         concepts=CONCEPTS,
         concept_value=value,
         concept_effect=concept_effects(plant, value - concept_values(plant, NEUTRAL)),

@@ -148,8 +148,8 @@ def _block(plant: Plant, index: int, basis: np.ndarray, rng: np.random.Generator
     if plant.noise:
         q, k, v, o = (_noise(plant, basis, rng, (N_HEADS, d_head)) for _ in range(4))
         gate, down = (_noise(plant, basis, rng, (D_MLP,)) for _ in range(2))
-        # Many small pieces add up to one matrix of the stated norm.
-        v, o, gate, down = (m / np.sqrt(m[..., 0].size) for m in (v, o, gate, down))
+        # Rows of one matrix: together they have the stated norm (Frobenius), a head on its own.
+        q, k, v, o, gate, down = (m / np.sqrt(m.shape[-2]) for m in (q, k, v, o, gate, down))
     # The slowest rotary pair: the match goes into one half of it, the default into the other.
     match, default = d_head // 2 - 1, d_head - 1
     for slot, head in enumerate(planted_heads):
@@ -188,6 +188,8 @@ def _llama(
         max_position_embeddings=N_POSITIONS,
         rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
         tie_word_embeddings=False,
+        architectures=["LlamaForCausalLM"],
+        dtype="float32",
         **_special_ids(),
     )
     gain = np.full(d, BALLAST)
@@ -228,6 +230,8 @@ def _gpt2(
         resid_pdrop=0.0,
         embd_pdrop=0.0,
         attn_pdrop=0.0,
+        architectures=["GPT2LMHeadModel"],
+        dtype="float32",
         **_special_ids(),
     )
     gain, zero = np.full(d, BALLAST), np.zeros(d)
