@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 
 from dst.core.case import Case
-from dst.core.results import LensReadout, Report, Trace
+from dst.core.results import NOT_GIVEN, LensReadout, Report, Trace
 from dst.models.backend import Backend
 from dst.studies.measure import coherence, markers, measure
 from dst.studies.rival import with_rival
 from dst.studies.verdict import shown, verdict
 from dst.tracing.prepare import DRAWS
-
-NOT_GIVEN = 0.05
-"""p(A+) + p(A-) under which neither answer is what the model says at i* (METHOD 0)."""
-
 
 def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed: int = 0) -> Report:
     """The whole account of one case: what each layer was saying, and where it turned.
@@ -54,11 +50,12 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
         answer=shown(lens.top_words[-1][0]),
         answer_prob=math.exp(float(lens.top_log_prob[-1, 0])),
         verdict=verdict(case, seen, lens, marks, outcome, run.paths, run.fixes),
-        notes=(*inferred, *run.notes, *_notes(model, case, seen, lens)),
+        notes=(*inferred, *run.notes, *_notes(model, case, seen)),
         provenance=model.provenance(seed=seed, k=k, draws=draws),
         pathways=run.paths,
         repairs=run.fixes,
         attribution=run.parts,
+        continuation=_continuation(model, seen) if _unanswered(lens) else "",
     )
 
 
@@ -69,15 +66,9 @@ def outcome_of(seen: Trace, greedy: int) -> str:
     return "correct" if greedy in seen.contextual_ids else "neither"
 
 
-def _notes(model: Backend, case: Case, seen: Trace, lens: LensReadout) -> tuple[str, ...]:
+def _notes(model: Backend, case: Case, seen: Trace) -> tuple[str, ...]:
     """What was dropped, and what cannot be known of this case."""
     notes = [*model.notes, *seen.notes]
-    total = float(lens.answer_prob[-1])
-    if total < NOT_GIVEN:
-        notes.append(
-            f"Neither answer is given at this position: p(A+)+p(A-) is {total:.3f}, under "
-            f"{NOT_GIVEN}. The model continues with {_continuation(model, seen)!r}."
-        )
     if seen.shared:
         notes.append(
             f"Both answers begin with {''.join(seen.shared)!r}; it was given to the model, and "
@@ -95,6 +86,11 @@ def _notes(model: Backend, case: Case, seen: Trace, lens: LensReadout) -> tuple[
         "states need not be in the lens's terms."
     )
     return tuple(notes)
+
+
+def _unanswered(lens: LensReadout) -> bool:
+    """Whether neither answer is what the model says at i*."""
+    return bool(lens.answer_prob[-1] < NOT_GIVEN)
 
 
 def _continuation(model: Backend, seen: Trace, n: int = 8) -> str:

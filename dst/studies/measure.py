@@ -10,6 +10,7 @@ import numpy as np
 
 from dst.analysis import coherence as scores
 from dst.analysis import markers as rules
+from dst.analysis.flows import LEAST_FLOOR
 from dst.core.case import Case
 from dst.core.errors import CaseError, TokenError
 from dst.core.results import (
@@ -25,7 +26,6 @@ from dst.core.results import (
 )
 from dst.models.backend import Backend
 from dst.models.reference import reference_sentences
-from dst.analysis.flows import LEAST_FLOOR
 from dst.tracing import concepts
 from dst.tracing.attribution import attribution
 from dst.tracing.commitment import repairs
@@ -219,13 +219,7 @@ def _causal(paths: Pathways | None, parts: Attribution | None) -> tuple[Score, .
         scores.dss_causal(*in_transit, floors, name="dss_in_transit"),
     ]
     if parts is not None:
-        n_layers = len(paths.redundant) - 1
-        upto = [parts.layers < state for state in range(n_layers + 1)]
-        upto[-1] = np.ones_like(upto[-1])
-        written = tuple(
-            np.array([side[mask].sum() for mask in upto])
-            for side in (parts.contextual, parts.associative)
-        )
+        written = parts.up_to("contextual"), parts.up_to("associative")
         made.append(scores.dss_causal(*written, floors, name="dss_attribution"))
     return tuple(made)
 

@@ -61,7 +61,8 @@ def repairs(
     """
     ready = prepare(model, case, draws=draws, seed=seed)
     n_layers = model.spec.n_layers
-    recipes = {name: _recipe(name, model, ready) for name in rules.REPAIRS}
+    recorded = _Recorder(model, ready)
+    recipes = {name: _recipe(name, model, ready, recorded) for name in rules.REPAIRS}
     total = sum(
         2 * len(recipe.run) * (n_layers + 1)
         for recipe in recipes.values()
@@ -124,7 +125,9 @@ class _Recipe:
         return patch_states(model, run, value, self.known, groups, metric, tick=tick)[:, :, 0]
 
 
-def _recipe(name: str, model: Backend, ready: Prepared) -> _Recipe | str:
+def _recipe(
+    name: str, model: Backend, ready: Prepared, recorded: _Recorder
+) -> _Recipe | str:
     """The repair of this case by that name, or why there is none."""
     variants, ids = ready.variants, ready.tokenized.ids
     if not variants.neutral:
@@ -136,15 +139,13 @@ def _recipe(name: str, model: Backend, ready: Prepared) -> _Recipe | str:
         if not variants.clean:
             return "no clean variant of equal length"
         both = combined(model.tokenizer, ids, variants.neutral, variants.clean, "clean")
-        run, zero, donor, zero_donor = _recorded(model, ready, variants.clean, both)
+        run, zero, donor, zero_donor = recorded(variants.clean, both)
         floor = floor_of(estimate(run.contrast - zero.contrast))
         known = torch.minimum(donor.places, zero_donor.places)
         return _Recipe(run, donor.states, zero, zero_donor.states, known, sources, floor)
     if not variants.neutral_substitute:
         return "no substitute variant"
-    run, zero, sub, both_run = _recorded(
-        model, ready, variants.substitute, variants.neutral_substitute
-    )
+    run, zero, sub, both_run = recorded(variants.substitute, variants.neutral_substitute)
     floor = max(
         floor_of(estimate(zero.contrast - both_run.contrast)),
         floor_of(estimate(run.contrast - zero.contrast)),
@@ -161,11 +162,23 @@ def _recipe(name: str, model: Backend, ready: Prepared) -> _Recipe | str:
     return _Recipe(run, zero.states, sub, both_run.states, known, sources, floor)
 
 
-def _recorded(
-    model: Backend, ready: Prepared, donors: Sequence[Row], neutral_donors: Sequence[Row]
-) -> tuple[Recorded, Recorded, Recorded, Recorded]:
-    """x, x_0, the donor, and the donor with a neutral cue, as many draws of each."""
-    n = len(neutral_donors)
-    rows = ([ready.x], ready.variants.neutral, donors, neutral_donors)
-    x, zero, donor, neutral_donor = (ready.record(model, row).cycle(n) for row in rows)
-    return x, zero, donor, neutral_donor
+class _Recorder:
+    """The runs that repairs are made of, each run once."""
+
+    def __init__(self, model: Backend, ready: Prepared) -> None:
+        self.model, self.ready = model, ready
+        self.runs: dict[tuple[Row, ...], Recorded] = {}
+
+    def __call__(
+        self, donors: Sequence[Row], neutral_donors: Sequence[Row]
+    ) -> tuple[Recorded, Recorded, Recorded, Recorded]:
+        """x, x_0, the donor, and the donor with a neutral cue, as many draws of each."""
+        rows = ((self.ready.x,), self.ready.variants.neutral, donors, neutral_donors)
+        n = len(neutral_donors)
+        x, zero, donor, neutral_donor = (self._recorded(tuple(row)).cycle(n) for row in rows)
+        return x, zero, donor, neutral_donor
+
+    def _recorded(self, rows: tuple[Row, ...]) -> Recorded:
+        if rows not in self.runs:
+            self.runs[rows] = self.ready.record(self.model, rows)
+        return self.runs[rows]

@@ -66,8 +66,8 @@ def cut_effects(model: Backend, case: Case, *, seed: int = 0) -> CutEffects:
             )
             for _ in range(CONTROLS if others else 0)
         ]
-        found = whole.effects([(list(layers), keys) for keys in draws]) if draws else []
-        control.append([*found, *[np.nan] * (CONTROLS - len(found))])
+        found = whole.effects([(list(layers), keys) for keys in draws]).tolist() if draws else []
+        control.append(found + [np.nan] * (CONTROLS - len(found)))
     return CutEffects(
         sources=tuple(sources),
         all_layers=np.array(everywhere),

@@ -44,8 +44,10 @@ class Prepared:
 
     @property
     def lacks_twin(self) -> bool:
-        """Whether this is a yes/no question without its twin: then an unrelated noun would
-        change the question's truth, and what the subject brings is undefined (METHOD 0)."""
+        """Whether this is a yes/no question without its twin (METHOD 0).
+
+        Then another noun changes the question's truth: what the subject brings is undefined.
+        """
         case = self.tokenized.case
         answers = {form.strip().casefold() for form in (*case.contextual, *case.associative)}
         return answers <= {"yes", "no"} and self.variants.twin is None

@@ -137,16 +137,15 @@ def patch_states(
     """
     n_states, n_rows = base.states.shape[:2]
     out = np.broadcast_to(base.raw[:, None, None], (n_rows, n_states, len(groups))).copy()
-    matched = (known >= 0) & (base.places >= 0)  # [row pos]
-    changed = (value != base.states).any(dim=-1).cpu() & matched  # [state row pos]
-    inside = [[[p for p in group if row[p]] for group in groups] for row in matched.tolist()]
+    matched = ((known >= 0) & (base.places >= 0)).numpy()  # [row pos]
+    changed = (value != base.states).any(dim=-1).cpu().numpy() & matched  # [state row pos]
+    inside = [[tuple(p for p in group if row[p]) for group in groups] for row in matched]
     cells = [
-        _Cell(state, row, group, tuple(inside[row][group]))
-        for state in range(n_states)
-        for group in range(len(groups))
-        for row in range(n_rows)
-        if changed[state, row, inside[row][group]].any()
+        _Cell(state, row, group, inside[row][group])
+        for group, positions in enumerate(groups)
+        for state, row in np.argwhere(changed[:, :, list(positions)].any(axis=-1)).tolist()
     ]
+    cells.sort()  # by state: few sites a batch
     tick(out.size - len(cells))
     for part in _batches(cells, max(map(len, base.rows))):
         edits = []

@@ -91,7 +91,7 @@ def _parts(model: Any, case: Case) -> dict[str, Any]:
 
 
 def test_a_yes_no_question_without_its_twin_is_refused_with_the_way_out(model: Any) -> None:
-    with pytest.raises(CaseError, match="without its twin.*Give twin_question"):
+    with pytest.raises(CaseError, match=r"without its twin.*Give twin_question"):
         pathways(model, question("fish"), show_progress=False)
     reasons = {mark.reason for mark in repairs(model, question("fish")).commitments}
     assert reasons == {"no twin of this yes/no question"}
