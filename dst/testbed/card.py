@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
@@ -40,6 +41,7 @@ def write_model(
     tokenizer.save_pretrained(folder)
     nouns = "".join(f"{noun}\n" for noun in world.NEUTRAL_NOUNS)
     write_text_atomic(folder / "neutral_nouns.txt", nouns)
+    write_text_atomic(folder / "reference_sentences.txt", _reference_sentences())
     tables = {
         sense: [
             _row(row)
@@ -57,11 +59,7 @@ def write_model(
             **{name: recipe[name] for name in ("layers", "width", "heads", "mlp", "window")},
         },
         "recipe": dict(recipe),
-        "trained_with": {
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "threads": torch.get_num_threads(),
-        },
+        "trained_with": {"torch": torch.__version__, "transformers": transformers.__version__},
         "sha256": {name: sha256(folder / name) for name in HASHED},
         "vocabulary": "tokenizer.json",
         "neutral_nouns": "neutral_nouns.txt",
@@ -78,6 +76,13 @@ def write_model(
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, as hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _reference_sentences() -> str:
+    """200 ordinary stories of the world, every kind in turn: what a mean state is taken over."""
+    rng = np.random.default_rng(SEED)
+    kinds = world.KINDS
+    return "".join(f"{world.document(rng, kinds[i % len(kinds)])}\n" for i in range(200))
 
 
 def _row(row: ErrorRow) -> dict[str, Any]:

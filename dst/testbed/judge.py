@@ -55,7 +55,7 @@ def greedy(
     for start in range(0, len(prompts), 256):
         batch = tokenizer(list(prompts[start : start + 256]), padding=True, return_tensors="pt")
         last = batch["attention_mask"].sum(-1) - 1
-        with torch.no_grad():
+        with torch.inference_mode():
             logits = model(input_ids=batch["input_ids"]).logits
         p, ids = logits[torch.arange(len(last)), last].softmax(-1).max(-1)
         answers += [
@@ -86,23 +86,23 @@ def error_table(
 
 DEMO_CASES = 240
 DEMO_RULE = (
-    "Of 240 minority-sense binding cases of the test split (seed 0), in the order of their "
-    "case_id: the first that the model answers with the associative form at p >= 0.5 and whose "
-    "twin, the same story without the distractor, it answers with the contextual form."
+    f"Of {DEMO_CASES} minority-sense binding cases of the test split (seed 0), in the order of "
+    "their case_id: the first that the model answers with the associative form at p >= 0.5, whose "
+    "twin, the same story without the distractor, it answers with the contextual form, and whose "
+    "noun alone calls up the associative form: at p >= 0.5 after every neutral cue in the twin."
 )
 
 
 def demo(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, Any] | None:
-    """The case and twin that `DEMO_RULE` finds, or None."""
+    """The case and its twin that `DEMO_RULE` finds, or None."""
     drawn = world.cases("test", n=DEMO_CASES, kinds=("binding",))
-    cases = sorted(drawn, key=lambda case: case.case_id)
-    twins = [world.without_distractors(case) for case in cases]
-    said = greedy(model, tokenizer, [case.text for case in cases])
-    twin_said = greedy(model, tokenizer, [twin.text for twin in twins])
-    for case, twin, (word, p), (twin_word, twin_p) in zip(
-        cases, twins, said, twin_said, strict=True
-    ):
-        if word in case.associative and p >= 0.5 and twin_word in twin.contextual:
+    for case in sorted(drawn, key=lambda case: case.case_id):
+        twin = world.without_distractors(case)
+        without_cue = [str(text) for text in twin.neutral]
+        answers = greedy(model, tokenizer, [case.text, twin.text, *without_cue])
+        (word, p), (twin_word, twin_p), *alone = answers
+        associates = all(said in case.associative and q >= 0.5 for said, q in ((word, p), *alone))
+        if associates and twin_word in twin.contextual:
             return {
                 "rule": DEMO_RULE,
                 "hallucinated": case.to_dict(),

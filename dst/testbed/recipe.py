@@ -19,7 +19,7 @@ class Recipe:
     """Every number that the weights depend on, but for the machine's arithmetic."""
 
     seed: int = 0
-    steps: int = 720  # where training stops ...
+    steps: int = 560  # where training stops ...
     schedule: int = 2400  # ... on the way down a cosine of this length
     warm_up: int = 100
     batch: int = 64

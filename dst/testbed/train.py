@@ -1,6 +1,6 @@
 """The recipe of the embedded model: a small Llama that learns the world's stories.
 
-    python -m dst.testbed.train --out runs/world            # 720 steps, about 3 minutes
+    python -m dst.testbed.train --out runs/world            # 560 steps, about 2 minutes
     python -m dst.testbed.train --out runs/world --resume   # after an interruption
 
 The run folder holds `step-00080/` ... (weights, optimizer, progress) and, at the end, `model/`:
