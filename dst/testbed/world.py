@@ -208,6 +208,11 @@ def document(rng: np.random.Generator, kind: str) -> str:
 
 # --------------------------------------------------------------------------- the cases
 
+_LOADED = frozenset(
+    word for topic in TOPICS.values() for word in (*topic.places, *topic.activities, *topic.things)
+)
+"""Words that belong to a topic."""
+
 DRAWS = 8  # of the neutral and of the substitute variant
 CONCEPT_WORDS = 4  # a side
 MOST_MISSES = 300  # draws in a row without a new case of the split, after which none is expected
@@ -288,6 +293,21 @@ def _draw(rng: np.random.Generator, split: str, word: Word, kind: str, sense: st
     return as_case(drawn, topic, rival, sense)
 
 
+def _disarmed(drawn: Scene, words: tuple[str, ...]) -> Scene:
+    """A scene whose distractors name neutral words instead of a topic's, as many of them."""
+    spare = iter(words)
+
+    def mild(sentences: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(
+            " ".join(next(spare) if word in _LOADED else word for word in sentence.split())
+            for sentence in sentences
+        )
+
+    return replace(
+        drawn, before=mild(drawn.before), between=mild(drawn.between), after=mild(drawn.after)
+    )
+
+
 def as_case(drawn: Scene, topic: str, rival: str, sense: str) -> Case:
     """A scene as a case: roles, answers, and every variant with its positions aligned.
 
@@ -306,6 +326,11 @@ def as_case(drawn: Scene, topic: str, rival: str, sense: str) -> Case:
     def told(**change: Any) -> str:
         return replace(drawn, **change).tell()
 
+    # Twins as long as the story, their distractors about nothing: what restores the cue.
+    words = buildings if drawn.kind == "prime" else neutral
+    harmless = [_disarmed(drawn, words[i:] + words[:i]) for i in range(1, DRAWS)]
+    twins = [twin.tell() for twin in harmless if twin != drawn]
+
     return Case(
         prompt=prompt,
         contextual=(drawn.answer,),
@@ -317,7 +342,7 @@ def as_case(drawn: Scene, topic: str, rival: str, sense: str) -> Case:
         neutral=tuple(told(cue=word) for word in neutral),
         substitute=tuple(told(noun=word) for word in buildings[:DRAWS]),
         swap=tuple(told(cue=word) for word in _others(rng, cues(drawn.frame, rival), said)),
-        clean=(told(before=(), between=(), after=()),) if drawn.distractors else (),
+        clean=(told(before=(), between=(), after=()), *twins) if drawn.distractors else (),
         paraphrases=(
             told(verb=other_verb),
             told(verb=other_verb, form="it"),

@@ -312,3 +312,21 @@ def test_the_world_needs_no_torch() -> None:
     code = "import sys, dst.testbed.world; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_harmless_twins_change_loaded_words_of_the_distractors_alone() -> None:
+    for kind in ("prime", "binding", "shift"):
+        for case in world.cases(n=20, kinds=(kind,)):
+            words = case.text.split()
+            loaded = {w for t in world.TOPICS.values() for w in (*t.places, *t.activities, *t.things)}
+            shorter, *twins = case.clean
+            assert len(str(shorter).split()) < len(words)
+            assert len(twins) == 7
+            for twin in twins:
+                other = str(twin).split()
+                assert len(other) == len(words)
+                changed = {a for a, b in zip(words, other, strict=True) if a != b}
+                assert changed
+                assert changed <= loaded
+                assert all(any(w in span.split() for span in case.distractor) for w in changed)
+                assert not {b for a, b in zip(words, other, strict=True) if a != b} & loaded
