@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 
 CORPUS = [
     "Anna is at the lake. Anna sees a bass. What is the bass? The bass is a fish.",
@@ -77,7 +87,10 @@ def sentencepiece_like() -> Any:
         special_tokens=[*SPECIAL, *(f"<0x{i:02X}>" for i in range(256))],
         show_progress=False,
     )
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("\u2581", "merged_with_next")
+    # Real ones learn no piece of letters and punctuation either.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split("\u2581", "merged_with_next"), pre_tokenizers.Punctuation("isolated")]
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return _wrapped(tokenizer, bos=True)
 
@@ -85,7 +98,7 @@ def sentencepiece_like() -> Any:
 @cache
 def word_level() -> Any:
     """One token a word, as the embedded model's."""
-    words = sorted({word for line in CORPUS for word in line.replace(".", " .").split()})
+    words = sorted({word for line in CORPUS for word in re.findall(r"\w+|[^\w\s]", line)})
     vocab = {token: i for i, token in enumerate([*SPECIAL, *words])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -136,6 +149,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """Family -> its configuration class and a small configuration (vocabulary != width)."""
 
+SIX = ("gpt2", "gpt_neox", "opt", "llama", "qwen3_moe", "gemma2")
+"""Families of `make test`: every way to lay out a block that the sixteen know. The others
+are marked ``full``."""
+
+
+def families() -> Any:
+    """Mark for a test of every family, given as ``family``."""
+    marks = {name: () if name in SIX else (pytest.mark.full,) for name in FAMILIES}
+    return pytest.mark.parametrize(
+        "family", [pytest.param(name, marks=marks[name]) for name in FAMILIES]
+    )
+
 
 def config(family: str, vocab_size: int, **changes: Any) -> Any:
     """A small configuration of a family."""
@@ -143,14 +168,19 @@ def config(family: str, vocab_size: int, **changes: Any) -> Any:
     return getattr(transformers, name)(**{**sizes, "vocab_size": vocab_size, **changes})
 
 
-def model(family: str, vocab_size: int, *, seed: int = 0, scale: float = 3.0, **changes: Any) -> Any:
-    """A small random model; weights times ``scale``, so that its outputs are not all alike."""
-    torch.manual_seed(seed)
-    made = transformers.AutoModelForCausalLM.from_config(config(family, vocab_size, **changes))
-    with torch.no_grad():
-        for weight in made.parameters():
-            if weight.ndim > 1:
-                weight.mul_(scale)
+def model(
+    family: str, vocab_size: int, *, seed: int = 0, scale: float = 3.0, **changes: Any
+) -> Any:
+    """A small random model: weights times ``scale``, gains and biases moved from 1 and 0."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        made = transformers.AutoModelForCausalLM.from_config(config(family, vocab_size, **changes))
+        with torch.no_grad():
+            for weight in made.parameters():
+                if weight.ndim > 1:
+                    weight.mul_(scale)
+                else:
+                    weight.add_(torch.randn_like(weight), alpha=0.2)
     return made.eval()
 
 

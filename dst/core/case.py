@@ -15,7 +15,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from dst.core.errors import CaseError
 
@@ -51,6 +51,12 @@ class AlignedPrompt:
 
 Variant = Prompt | AlignedPrompt
 """A variant of a prompt: as long in tokens as the prompt, or with its spans aligned."""
+
+Texts = str | Sequence[str]
+"""What a field of several texts takes: one of them, or some."""
+
+Written = str | Sequence[Message] | AlignedPrompt | Mapping[str, Any]
+"""A prompt or variant as it is given: text, chat messages, or aligned (as an object of JSON)."""
 
 VARIANTS = ("swap", "neutral", "substitute", "clean")
 ALIASES = {"factual_answer": "contextual", "hallucinated_answer": "associative"}
@@ -115,6 +121,33 @@ class Case:
     label: str | None = None
     group: str | None = None
     case_id: str = field(default="")
+
+    if TYPE_CHECKING:  # what may be given; the fields above say what it becomes
+
+        def __init__(
+            self,
+            prompt: str | Sequence[Message],
+            contextual: Texts = (),
+            associative: Texts = (),
+            subject: str | None = None,
+            cue: Texts = (),
+            question: str | None = None,
+            distractor: Texts = (),
+            prefix: str = "",
+            chat: bool = False,
+            system: str | None = None,
+            swap: Written | Sequence[Written] = (),
+            neutral: Written | Sequence[Written] = (),
+            substitute: Written | Sequence[Written] = (),
+            clean: Written | Sequence[Written] = (),
+            paraphrases: Written | Sequence[Written] = (),
+            twin_question: str | Sequence[Message] | None = None,
+            context_words: Texts = (),
+            competing_words: Texts = (),
+            label: str | None = None,
+            group: str | None = None,
+            case_id: str = "",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731

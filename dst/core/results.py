@@ -24,6 +24,9 @@ from dst.core.files import write_atomic
 FORMAT = 1
 """Version of the file format; raised when a file written before can no longer be read."""
 
+NOT_GIVEN = 0.05
+"""p(A+) + p(A-) at i* under which neither answer is what the model says there (METHOD 0)."""
+
 _CLASSES: dict[str, type] = {}
 
 
@@ -242,7 +245,7 @@ class LensReadout(Result):
 
     @property
     def answer_prob(self) -> Float[np.ndarray, " state"]:
-        """p(A+) + p(A-) per state: under .05 at the last, the answer is not given at i*."""
+        """p(A+) + p(A-) per state: under `NOT_GIVEN` at the last, the answer is not given at i*."""
         return self.contextual_prob + self.associative_prob
 
     def to_records(self) -> list[dict[str, Any]]:
@@ -563,6 +566,16 @@ class Attribution(Result):
         """s(c; x) = base + associative + contextual, in logits; sums to LD(x)."""
         return self.base + self.associative + self.contextual
 
+    def up_to(self, part: str) -> Float[np.ndarray, " state"]:
+        """What a part ("base", "associative", "contextual") adds up to by each state, in logits.
+
+        State l sums the embedding and blocks 0..l-1; the last state is the part's whole sum,
+        final norm, head and residue included.
+        """
+        values, n_layers = getattr(self, part), int(self.layers.max())
+        by_state = [values[self.layers < state].sum() for state in range(n_layers)]
+        return np.array([*by_state, values.sum()])
+
     def to_records(self) -> list[dict[str, Any]]:
         """One row per component."""
         return [
@@ -659,6 +672,7 @@ class Report(Result):
         pathways: The two flows; None where the case has no cue or no subject.
         repairs: What repairs it, and the commitment; None likewise.
         attribution: What each component adds to LD; None likewise.
+        continuation: How the model goes on where neither answer is given at i*; else "".
     """
 
     case: Case
@@ -675,6 +689,7 @@ class Report(Result):
     pathways: Pathways | None = None
     repairs: Repairs | None = None
     attribution: Attribution | None = None
+    continuation: str = ""
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row: the case, its outcome, every score's total and every mark."""

@@ -19,9 +19,12 @@ from dst.core.errors import ModelError
 
 ATTENTION = ("self_attn", "attn", "attention", "self_attention")
 OUTPUT_PROJECTION = ("o_proj", "c_proj", "out_proj", "dense")
-MLP = ("mlp", "feed_forward", "block_sparse_moe", "fc2")
+MLP = ("mlp", "feed_forward", "block_sparse_moe", "ffn", "fc2")
 """``fc2``: OPT has no MLP module; its last linear map is what is added."""
-FINAL_NORM = ("norm", "ln_f", "final_layer_norm", "final_layernorm")
+FINAL_NORM = (
+    *("norm", "ln_f", "final_layer_norm", "final_layernorm"),
+    *("norm_f", "layer_norm", "embedding_norm"),
+)
 POST_NORMS = (
     ("post_attention_layernorm", "post_feedforward_layernorm"),
     ("post_self_attn_layernorm", "post_mlp_layernorm"),
@@ -31,7 +34,7 @@ OLMo-2, GLM-4). A block has them only if it has both: alone, ``post_attention_la
 is Llama's norm before the MLP."""
 
 SEPARATE_QKV = ("q_proj", "k_proj", "v_proj")
-FUSED_QKV = ("c_attn", "qkv_proj", "query_key_value", "qkv")
+FUSED_QKV = ("c_attn", "qkv_proj", "query_key_value", "qkv", "Wqkv")
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ class Block:
     block: nn.Module
     attention: nn.Module
     attn_out: nn.Module
-    output_projection: nn.Module | None
-    mlp_out: nn.Module
+    output_projection: Any
+    mlp_out: nn.Module | None
     qkv: dict[str, Slice]
 
 
@@ -70,14 +73,14 @@ class Anatomy:
         n_heads: Query heads.
         n_kv_heads: Key/value heads.
         d_head: Width of a head.
-        missing: Sites that were not found, each with the reason.
+        missing: Parts and sites that were not found, each with the reason.
     """
 
-    model: nn.Module
+    model: Any
     body: nn.Module
     blocks: tuple[Block, ...]
     final_norm: nn.Module
-    head: nn.Module
+    head: Any
     soft_cap: float | None
     logit_scale: float
     n_heads: int
@@ -86,7 +89,7 @@ class Anatomy:
     missing: dict[str, str]
 
 
-def find_anatomy(model: nn.Module) -> Anatomy:
+def find_anatomy(model: Any) -> Anatomy:
     """Find a causal language model's parts by the names of its modules.
 
     Raises:
@@ -98,20 +101,15 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     if head is None:
         raise _not_decoder(model, "no unembedding")
-    n_layers = int(config.num_hidden_layers)
+    n_layers = int(getattr(config, "num_hidden_layers", 0))
     parent_name, stack = _find_blocks(model, n_layers)
     body = model.get_submodule(parent_name) if parent_name else model
-    final_norm = _child(body, FINAL_NORM)
-    if final_norm is None:
-        raise ModelError(
-            f"{type(model).__name__} has no final norm of a known name",
-            expected=f"one of {', '.join(FINAL_NORM)} beside its blocks",
-            do="Add its name to dst/models/families.py",
-        )
-    n_heads = int(config.num_attention_heads)
-    d_head = int(getattr(config, "head_dim", None) or config.hidden_size // n_heads)
-    n_kv_heads = _kv_heads(config, n_heads)
     missing: dict[str, str] = {}
+    final_norm = _child(body, FINAL_NORM)
+    if final_norm is None:  # OPT-350M has none
+        final_norm = nn.Identity()
+        missing["final_norm"] = f"no {' or '.join(FINAL_NORM)} beside the blocks: taken to be none"
+    n_heads, n_kv_heads, d_head = _head_sizes(config, _attention(stack[0]))
     blocks = tuple(_block(block, n_heads, n_kv_heads, d_head, missing) for block in stack)
     return Anatomy(
         model=model,
@@ -128,7 +126,7 @@ def find_anatomy(model: nn.Module) -> Anatomy:
     )
 
 
-def text_config(model: nn.Module) -> Any:
+def text_config(model: Any) -> Any:
     """The configuration of the language part (a multimodal model keeps it inside its own)."""
     config: Any = getattr(model, "config", None)
     if config is None:
@@ -140,18 +138,18 @@ def text_config(model: nn.Module) -> Any:
 
 
 def _find_blocks(model: nn.Module, n_layers: int) -> tuple[str, Sequence[nn.Module]]:
-    """The longest-lived rule: a ModuleList of n_layers blocks that hold attention."""
+    """The rule that has lived longest: a ModuleList of n_layers blocks that hold attention."""
     for name, module in model.named_modules():
         if (
             isinstance(module, nn.ModuleList)
-            and len(module) == n_layers
+            and len(module) == n_layers > 0
             and all(_child(block, ATTENTION) is not None for block in module)
         ):
             return name.rpartition(".")[0], list(module)
     raise _not_decoder(model, f"no list of {n_layers} blocks with attention")
 
 
-def _with_embedding(model: nn.Module, parent_name: str) -> nn.Module:
+def _with_embedding(model: Any, parent_name: str) -> nn.Module:
     """The module to call: the base model (OPT wraps its decoder in one more module)."""
     prefix = getattr(model, "base_model_prefix", "")
     base = getattr(model, prefix, None) if prefix else None
@@ -161,17 +159,15 @@ def _with_embedding(model: nn.Module, parent_name: str) -> nn.Module:
 def _block(
     block: nn.Module, n_heads: int, n_kv_heads: int, d_head: int, missing: dict[str, str]
 ) -> Block:
-    attention = _child(block, ATTENTION)
-    assert attention is not None  # _find_blocks has seen to it
-    # GPT-NeoX-like containers (`attention.attention`, as in GPT-Neo) hold the real one inside.
-    attention = _child(attention, ATTENTION) or attention
+    attention = _attention(block)
+    if any(getattr(module, "is_causal", True) is False for module in attention.modules()):
+        raise ModelError(
+            f"{type(block).__name__} looks ahead: its attention is not causal",
+            expected="a decoder-only language model such as Llama or GPT-2",
+        )
     mlp = _child(block, MLP)
     if mlp is None:
-        raise ModelError(
-            f"A {type(block).__name__} has no MLP of a known name",
-            expected=f"one of {', '.join(MLP)}",
-            do="Add its name to dst/models/families.py",
-        )
+        missing["mlp_out"] = f"no MLP of a known name in {type(block).__name__}"
     attn_out, mlp_out = attention, mlp
     for attn_norm, mlp_norm in POST_NORMS:
         if hasattr(block, attn_norm) and hasattr(block, mlp_norm):
@@ -186,6 +182,12 @@ def _block(
     return Block(block, attention, attn_out, projection, mlp_out, qkv)
 
 
+def _attention(block: nn.Module) -> nn.Module:
+    attention = _child(block, ATTENTION)
+    assert attention is not None  # _find_blocks has seen to it
+    return _child(attention, ATTENTION) or attention  # GPT-Neo keeps the real one inside
+
+
 def _qkv(attention: nn.Module, n_heads: int, n_kv: int, d_head: int) -> dict[str, Slice]:
     heads = {"q": n_heads, "k": n_kv, "v": n_kv}
     if all(hasattr(attention, name) for name in SEPARATE_QKV):
@@ -196,7 +198,9 @@ def _qkv(attention: nn.Module, n_heads: int, n_kv: int, d_head: int) -> dict[str
     fused = _child(attention, FUSED_QKV)
     if fused is None:
         return {}
-    if type(fused).__name__ == "Conv1D" or hasattr(attention, "qkv_proj"):
+    if type(fused).__name__ == "Conv1D" or fused in (
+        getattr(attention, name, None) for name in ("qkv_proj", "Wqkv")
+    ):
         index = _blocks_of(n_heads, n_kv, d_head)
     elif n_kv == n_heads:
         index = _per_head(n_heads, d_head)
@@ -232,15 +236,29 @@ def _per_group(n_heads: int, n_kv: int, d_head: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _kv_heads(config: Any, n_heads: int) -> int:
-    if getattr(config, "multi_query", False) and not getattr(
-        config, "new_decoder_architecture", False
-    ):
-        return 1  # Falcon-7B: the config's num_kv_heads does not say so
-    for name in ("num_key_value_heads", "num_kv_heads"):
-        if getattr(config, name, None):
-            return int(getattr(config, name))
-    return n_heads
+def _head_sizes(config: Any, attention: nn.Module) -> tuple[int, int, int]:
+    """Query heads, key/value heads, width of a head: by the projections' widths where they tell.
+
+    A configuration may name what the model does not use: Falcon-7B's has 71 key/value heads,
+    and the model one.
+    """
+    n_heads = int(config.num_attention_heads)
+    n_kv = int(getattr(config, "num_key_value_heads", None) or n_heads)
+    d_head = int(getattr(config, "head_dim", None) or config.hidden_size // n_heads)
+    if projection := _child(attention, OUTPUT_PROJECTION):
+        d_head = (_widths(projection)[0] or n_heads * d_head) // n_heads
+    if key := _child(attention, SEPARATE_QKV[1:2]):
+        n_kv = (_widths(key)[1] or n_kv * d_head) // d_head
+    elif fused := _child(attention, FUSED_QKV):
+        n_kv = ((_widths(fused)[1] or (n_heads + 2 * n_kv) * d_head) // d_head - n_heads) // 2
+    return n_heads, n_kv, d_head
+
+
+def _widths(linear: Any) -> tuple[int, int]:
+    """Input and output width of a linear map; 0 where it does not tell."""
+    if type(linear).__name__ == "Conv1D":
+        return tuple(linear.weight.shape)
+    return getattr(linear, "in_features", 0), getattr(linear, "out_features", 0)
 
 
 def _logit_scale(config: Any) -> float:

@@ -23,24 +23,10 @@ from torch import nn
 from dst.core.errors import CapabilityError
 from dst.core.results import Provenance
 from dst.core.sites import HEAD_KINDS, Site
-from dst.models.backend import (
-    Batch,
-    Cut,
-    Edit,
-    ModelSpec,
-    Positions,
-    Resolved,
-    Run,
-    check_finite,
-    check_site,
-    cut_receipts,
-    logit_places,
-    make_batch,
-    resolve_cuts,
-    resolve_edits,
-)
+from dst.models.backend import CAPABILITIES, Cut, Edit, ModelSpec, Positions, Run, cut_mask
 from dst.models.families import Anatomy, find_anatomy, text_config
 from dst.models.identity import spec_of, versions
+from dst.models.request import Request, work_out
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()
 _LOCKS_GUARD = threading.Lock()
@@ -65,7 +51,7 @@ class HooksBackend:
         self.anatomy: Anatomy = find_anatomy(model)
         self.tokenizer = tokenizer
         self.spec: ModelSpec = spec_of(self.anatomy, name, revision)
-        self.can: frozenset[str] = frozenset({"edits", "cuts", "patterns", "heads", "generate"})
+        self.can: frozenset[str] = frozenset(CAPABILITIES)
         self.cannot: Mapping[str, str] = {}
         self.notes: tuple[str, ...] = ()
         self.engine = "hooks"
@@ -73,15 +59,13 @@ class HooksBackend:
             self._lock = _LOCKS.setdefault(model, threading.RLock())
 
     @property
-    def model(self) -> nn.Module:
+    def model(self) -> Any:
         """The transformers model itself."""
         return self.anatomy.model
 
     def __repr__(self) -> str:
         spec = self.spec
-        return (
-            f"HooksBackend({spec.name!r}, {spec.n_layers} layers x {spec.d_model}, {spec.dtype})"
-        )
+        return f"HooksBackend({spec.name!r}, {spec.n_layers} layers x {spec.d_model}, {spec.dtype})"
 
     def run(
         self,
@@ -99,50 +83,37 @@ class HooksBackend:
             InputError: The ids do not fit the model.
             InterventionError: A site, row, position or head does not exist, or an
                 intervention did nothing.
+            CapabilityError: A site was not found in this model, or cannot be edited.
             ModelError: Activations or logits are not finite.
         """
-        batch = make_batch(ids, mask, self.spec)
-        sites = tuple(dict.fromkeys(capture))
-        for site in sites:
-            check_site(site, self.spec)
-        resolved = resolve_edits(edits, batch, self.spec)
-        blocked = resolve_cuts(cuts, batch, self.spec)
-        places = logit_places(logits_at, batch)
-        hooks = _Hooks(self.anatomy, len(batch.ids), sites, resolved, blocked)
+        request = work_out(
+            self.spec, self.anatomy.missing, ids, mask, capture, edits, cuts, logits_at
+        )
+        hooks = _Hooks(self.anatomy, request)
+        patterns = any(site.kind == "pattern" for site in request.capture)
         with self._lock, torch.no_grad(), hooks.placed(), _evaluating(self.model):
             device = next(self.model.parameters()).device
-            patterns = any(site.kind == "pattern" for site in sites)
             with _eager(self.model) if patterns else contextlib.nullcontext():
-                output = self.anatomy.body(input_ids=batch.ids.to(device), use_cache=False)
+                output = self.anatomy.body(input_ids=request.batch.ids.to(device), use_cache=False)
             hidden = output[0]
-            rows = torch.arange(len(places), device=hidden.device).unsqueeze(1)
-            logits = self._head(hidden[rows, places.to(hidden.device)])
-        receipts = tuple(item.receipt() for item in resolved)
-        run = Run(
-            ids=batch.ids,
-            lengths=batch.lengths,
-            logits=logits,
-            logit_positions=places,
-            states={site: hooks.states[site] for site in sites},
-            receipts=(*receipts, *cut_receipts(cuts, blocked)),
-        )
-        check_finite(run, self.spec.name)
-        return run
+            rows = torch.arange(len(request.places), device=hidden.device).unsqueeze(1)
+            logits = self._head(hidden[rows, request.places.to(hidden.device)])
+        return request.answer(self.spec, logits, hooks.states, hooks.readable)
 
-    def final_norm(self, resid: torch.Tensor) -> torch.Tensor:
+    def final_norm(
+        self, resid: torch.Tensor, scale_from: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """N(h) with the gain, [... d_model]; see `Backend.final_norm`."""
         with self._lock, torch.no_grad():
+            if scale_from is not None:
+                return self._frozen_norm(resid, scale_from)
             like = next(self.anatomy.final_norm.parameters(), self.anatomy.head.weight)
             return self.anatomy.final_norm(resid.to(like.device, like.dtype))
 
-    def unembed(
-        self, resid: torch.Tensor, scale_from: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def unembed(self, resid: torch.Tensor, scale_from: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of residual states, [... d_vocab]; see `Backend.unembed`."""
         with torch.no_grad():
-            if scale_from is None:
-                return self._head(self.final_norm(resid))
-            return self._head(self._frozen_norm(resid, scale_from))
+            return self._head(self.final_norm(resid, scale_from))
 
     def directions(self, ids: torch.Tensor | Sequence[int] | None = None) -> torch.Tensor:
         """Rows of U, [id d_model], detached."""
@@ -156,7 +127,33 @@ class HooksBackend:
         with self._lock, torch.no_grad(), _evaluating(self.model):
             device = next(self.model.parameters()).device
             row = torch.tensor([list(ids)], device=device)
-            return self.model(input_ids=row, use_cache=False).logits[0].float()
+            return _at_least_float32(self.model(input_ids=row, use_cache=False).logits[0])
+
+    def head_outputs(self, layer: int, z: torch.Tensor, attn_out: torch.Tensor) -> torch.Tensor:
+        """What each head adds to the residual, [... head d_model]; see `Backend.head_outputs`."""
+        parts = self.anatomy.blocks[layer]
+        projection = parts.output_projection
+        if projection is None:
+            raise CapabilityError(f"Heads were not found: {self.anatomy.missing['z']}")
+        weight = projection.weight.detach()
+        if type(projection).__name__ != "Conv1D":
+            weight = weight.T  # GPT-2's maps are stored the other way round
+        per_head = weight.unflatten(0, (-1, self.anatomy.d_head)).double()
+        heads = torch.einsum("...he,hed->...hd", z.to(weight.device).double(), per_head)
+        if parts.attn_out is parts.attention:
+            return heads
+        # A post-norm (Gemma-2, OLMo-2) with its scale frozen multiplies each dimension by one
+        # factor: what was added, divided by what all heads put out.
+        raw = heads.sum(dim=-2)
+        factor = torch.where(raw != 0, attn_out.to(raw.device).double() / raw, 0.0)
+        return heads * factor.unsqueeze(-2)
+
+    def head_bias(self, ids: Sequence[int]) -> torch.Tensor:
+        """The unembedding's bias of some tokens, [id]; 0 where it has none."""
+        bias = getattr(self.anatomy.head, "bias", None)
+        if bias is None:
+            return torch.zeros(len(ids))
+        return bias.detach()[list(ids)].float()
 
     def generate(self, ids: Sequence[int], n: int) -> list[int]:
         """The next ``n`` greedy tokens, ended by an end-of-sequence token (not included)."""
@@ -187,62 +184,50 @@ class HooksBackend:
     def _head(self, normed: torch.Tensor) -> torch.Tensor:
         """Unembedding with its soft cap or scale, as the model's own forward does it."""
         head = self.anatomy.head
-        logits = head(normed.to(head.weight.device, head.weight.dtype)).float()
+        logits = _at_least_float32(head(normed.to(head.weight.device, head.weight.dtype)))
         logits = logits * self.anatomy.logit_scale
         if cap := self.anatomy.soft_cap:
             logits = cap * torch.tanh(logits / cap)
         return logits
 
     def _frozen_norm(self, resid: torch.Tensor, scale_from: torch.Tensor) -> torch.Tensor:
-        """The final norm as an affine map: scale of ``scale_from``, gain and bias of its own.
+        """The final norm as an affine map, with the scale s that it gives to ``scale_from``.
 
-        N(x) = gain * (x - c(x)) / s(scale_from) + bias, where c is the mean for LayerNorm
-        and 0 for RMSNorm. Gain and bias are read off the norm itself by probing it, so
-        Gemma's 1 + w needs no special case.
+        N(x; s) = gain * (x - c(x)) / s + bias, where c is the mean for a LayerNorm and 0 for
+        an RMSNorm. All of it is read off the norm by probing it in double precision, so that
+        no kind of norm (Gemma's gain 1 + w, Cohere's own LayerNorm) is a special case.
         """
-        norm = self.anatomy.final_norm
-        centred = isinstance(norm, nn.LayerNorm)
-        x = resid.double()
-        like = scale_from.double().to(x.device)
-        if centred:
-            x = x - x.mean(-1, keepdim=True)
-            like = like - like.mean(-1, keepdim=True)
-        eps = float(getattr(norm, "eps", getattr(norm, "variance_epsilon", 0.0)))
-        scale = (like.pow(2).mean(-1, keepdim=True) + eps).sqrt()
-        gain, bias = self._gain_and_bias(x.shape[-1])
-        return (gain.to(x.device) * x / scale + bias.to(x.device)).to(resid.dtype)
 
-    def _gain_and_bias(self, width: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """The final norm's gain and bias in float64, [d_model] each, by its own arithmetic."""
-        norm = self.anatomy.final_norm
-        if isinstance(norm, nn.LayerNorm):
-            one, zero = torch.ones(width), torch.zeros(width)
-            gain = norm.weight.detach() if norm.weight is not None else one
-            bias = norm.bias.detach() if norm.bias is not None else zero
-            return gain.double(), bias.double()
-        large = torch.full((width,), 1e4)  # so that eps is far below the mean square
-        return self.final_norm(large).double(), torch.zeros(width, dtype=torch.float64)
+        def norm(x: torch.Tensor) -> torch.Tensor:
+            return self.final_norm(x).double()
+
+        def centre(x: torch.Tensor) -> torch.Tensor:
+            return x - x.mean(-1, keepdim=True) if centred else x
+
+        signs = torch.ones(resid.shape[-1], dtype=torch.float64)
+        signs[1::2] = -1
+        bias = norm(torch.zeros_like(signs))
+        flat = norm(torch.ones_like(signs)) - bias  # what a LayerNorm takes away
+        centred = bool(flat.abs().max() < 0.1 * (norm(signs) - bias).abs().max())
+        probe = norm(1e3 * signs) - bias  # so large that eps is nothing
+        unit = centre(signs).to(bias.device)
+        gain = probe * unit.pow(2).mean().sqrt() / unit
+        x, like = (centre(state.to(bias.device).double()) for state in (resid, scale_from))
+        # norm(like) - bias = gain * like / s, solved for s by least squares.
+        raw, normed = gain * like, norm(scale_from) - bias
+        scale = raw.pow(2).sum(-1, keepdim=True) / (raw * normed).sum(-1, keepdim=True)
+        return (gain * x / scale + bias).to(resid.dtype)
 
 
 class _Hooks:
     """The hooks of one run: edits first, then what is captured, at every site in use."""
 
-    def __init__(
-        self,
-        anatomy: Anatomy,
-        n_rows: int,
-        sites: Sequence[Site],
-        edits: Sequence[Resolved],
-        blocked: Mapping[int, torch.Tensor],
-    ) -> None:
+    def __init__(self, anatomy: Anatomy, request: Request) -> None:
         self.anatomy = anatomy
-        self.n_rows = n_rows
-        self.blocked = blocked
+        self.request = request
+        self.n_rows = len(request.batch.ids)
         self.states: dict[Site, torch.Tensor] = {}
-        self.wanted = set(sites)
-        self.edits: dict[Site, list[Resolved]] = {}
-        for item in edits:
-            self.edits.setdefault(item.edit.site, []).append(item)
+        self.readable: dict[int, torch.Tensor] = {}
         self.thread = threading.get_ident()
 
     @contextlib.contextmanager
@@ -250,13 +235,12 @@ class _Hooks:
         """Hooks in place inside the block, gone after it whatever happens."""
         handles: list[Any] = []
         try:
-            for site in sorted(self.wanted | set(self.edits)):
+            for site in self.request.sites:
                 handles.append(self._place(site))
-            for layer, mask in self.blocked.items():
+            for layer in self.request.blocked:
                 attention = self.anatomy.blocks[layer].attention
-                handles.append(
-                    attention.register_forward_pre_hook(self._cutter(attention, mask), with_kwargs=True)
-                )
+                hook = self._cutter(layer, attention)
+                handles.append(attention.register_forward_pre_hook(hook, with_kwargs=True))
             yield
         finally:
             for handle in handles:
@@ -264,38 +248,30 @@ class _Hooks:
 
     def _visit(self, site: Site, value: torch.Tensor) -> torch.Tensor:
         """Apply the edits at a site to ``value`` [row pos ...] and keep what was asked for."""
-        for item in self.edits.get(site, ()):
+        for item in self.request.at(site):
             value = item.apply(value)
-        if site in self.wanted:
+        if site in self.request.capture:
             # A clone: some blocks add to their tensors in place later on.
             self.states[site] = value.detach().clone()
         return value
 
     def _place(self, site: Site) -> Any:
         parts = self.anatomy.blocks[site.layer]
-        if reason := self.anatomy.missing.get(site.kind):
-            raise CapabilityError(f"The site {site} was not found in this model: {reason}")
-        if site.kind == "resid_pre":
-            return parts.block.register_forward_pre_hook(self._on_input(site), with_kwargs=True)
-        if site.kind == "z":
-            assert parts.output_projection is not None
-            return parts.output_projection.register_forward_pre_hook(
-                self._on_input(site), with_kwargs=True
-            )
         if site.kind in ("q", "k", "v"):
             part = parts.qkv[site.kind]
             return part.module.register_forward_hook(self._on_slice(site, part.index))
         if site.kind == "pattern":
-            if self.edits.get(site):
-                raise CapabilityError(
-                    f"The site {site} cannot be edited on this engine", do="Edit v or z, or use a cut"
-                )
             return parts.attention.register_forward_hook(self._on_pattern(site))
         module = {
+            "resid_pre": parts.block,
+            "z": parts.output_projection,
             "attn_out": parts.attn_out,
             "mlp_out": parts.mlp_out,
             "resid_post": parts.block,
         }[site.kind]
+        assert module is not None  # `work_out` refuses a site whose module was not found
+        if site.kind in ("resid_pre", "z"):
+            return module.register_forward_pre_hook(self._on_input(site), with_kwargs=True)
         return module.register_forward_hook(self._on_output(site))
 
     def _on_input(self, site: Site) -> Callable[..., Any]:
@@ -328,7 +304,7 @@ class _Hooks:
                 return self._heads(site, output)
             columns = index.to(output.device)
             new = self._heads(site, output[..., columns])
-            if site not in self.edits:
+            if not self.request.at(site):
                 return None
             out = output.clone()
             out[..., columns] = new
@@ -363,58 +339,44 @@ class _Hooks:
         split = value.unflatten(-1, (-1, self.anatomy.d_head))
         return self._visit(site, split).flatten(-2)
 
-    def _cutter(self, attention: nn.Module, blocked: torch.Tensor) -> Callable[..., Any]:
+    def _cutter(self, layer: int, attention: nn.Module) -> Callable[..., Any]:
+        kind = getattr(text_config(self.anatomy.model), "_attn_implementation", None)
         names = list(inspect.signature(attention.forward).parameters)
+        if kind not in ("eager", "sdpa") or "attention_mask" not in names:
+            raise CapabilityError(
+                f"This model's attention ({kind}) takes no mask per query and key",
+                do="Load it with attn_implementation='sdpa' or 'eager'",
+            )
+        place = names.index("attention_mask")
 
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if threading.get_ident() != self.thread:
                 return None
-            if "attention_mask" in kwargs or len(args) <= names.index("attention_mask"):
-                hidden = args[0] if args else kwargs["hidden_states"]
-                mask = _cut_mask(kwargs.get("attention_mask"), blocked, hidden)
-                return args, {**kwargs, "attention_mask": mask}
-            place = names.index("attention_mask")
-            mask = _cut_mask(args[place], blocked, args[0])
-            return (*args[:place], mask, *args[place + 1 :]), kwargs
+            hidden = args[0] if args else kwargs["hidden_states"]
+            if "attention_mask" in kwargs or len(args) <= place:
+                return args, {**kwargs, "attention_mask": cut(kwargs.get("attention_mask"), hidden)}
+            return (*args[:place], cut(args[place], hidden), *args[place + 1 :]), kwargs
+
+        def cut(mask: torch.Tensor | None, hidden: torch.Tensor) -> torch.Tensor:
+            blocked = self.request.blocked[layer].to(hidden.device)
+            closed, self.readable[layer] = cut_mask(mask, blocked)
+            return closed
 
         return hook
 
 
-def _cut_mask(
-    mask: torch.Tensor | None, blocked: torch.Tensor, hidden: torch.Tensor
-) -> torch.Tensor:
-    """The attention mask with the cut places closed, [row head query key].
-
-    Under sdpa without padding transformers passes no mask at all (a causal kernel), so
-    the causal mask has to be built here.
-    """
-    blocked = blocked.to(hidden.device)
-    if mask is None:
-        n_pos = blocked.shape[-1]
-        mask = torch.ones(n_pos, n_pos, dtype=torch.bool, device=hidden.device).tril()[None, None]
-    if mask.ndim != 4:
-        raise CapabilityError(
-            "This model's attention kind takes no mask per query and key",
-            do="Load it with attn_implementation='sdpa' or 'eager'",
-        )
-    mask = mask.expand(blocked.shape[0], blocked.shape[1], *mask.shape[-2:])
-    if mask.dtype == torch.bool:
-        return mask & ~blocked
-    return mask.masked_fill(blocked, torch.finfo(mask.dtype).min)
-
-
 @contextlib.contextmanager
-def _eager(model: nn.Module) -> Iterator[None]:
+def _eager(model: Any) -> Iterator[None]:
     """Eager attention inside the block: the only kind that returns its pattern."""
-    configs = {id(c): c for c in (model.config, text_config(model)) if c is not None}
-    before = {key: config._attn_implementation for key, config in configs.items()}
+    configs = {id(config): config for config in (model.config, text_config(model))}.values()
+    before = [config._attn_implementation for config in configs]
     try:
-        for config in configs.values():
+        for config in configs:
             config._attn_implementation = "eager"
         yield
     finally:
-        for key, config in configs.items():
-            config._attn_implementation = before[key]
+        for config, kind in zip(configs, before, strict=True):
+            config._attn_implementation = kind
 
 
 @contextlib.contextmanager
@@ -430,7 +392,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = True
 
 
-def _end_ids(model: nn.Module, tokenizer: Any) -> set[int]:
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _end_ids(model: Any, tokenizer: Any) -> set[int]:
     """Ids that end a reply: the model's own, and the tokenizer's."""
     config = getattr(model, "generation_config", None)
     ends = getattr(config, "eos_token_id", None)

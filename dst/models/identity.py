@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,16 +43,21 @@ def spec_of(anatomy: Anatomy, name: str = "", revision: str = "") -> ModelSpec:
     )
 
 
+def made_by(model: object, package: str) -> bool:
+    """Whether an object's class comes from a package, told without importing the package."""
+    return any(cls.__module__.partition(".")[0] == package for cls in type(model).__mro__)
+
+
 def weights_hash(model: nn.Module) -> str:
     """SHA-256 over every parameter and buffer that is saved: name, type, shape, bytes.
 
     Two models have one hash exactly when their checkpoints hold the same tensors.
     """
-    state = model.state_dict()
+    state = {k: v for k, v in model.state_dict().items() if isinstance(v, torch.Tensor)}
 
     def digest(name: str) -> str:
         tensor = state[name].detach()
-        if tensor.device.type == "meta":
+        if tensor.device.type == "meta":  # weights that are on disk, or nowhere
             return "meta"
         data = tensor.to("cpu").contiguous().view(-1).view(torch.uint8).numpy()
         return hashlib.sha256(data.data).hexdigest()
@@ -69,5 +75,7 @@ def versions() -> dict[str, str]:
     """Versions of dst and of the libraries that compute."""
     from dst import __version__
 
-    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    return {"dst": __version__, **found}
+    return {"dst": __version__, **{name: _version(name) for name in LIBRARIES}}
+
+
+_version = cache(importlib.metadata.version)

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import beartype  # noqa: F401  - before nnsight, after whose changes it cannot be imported
 import nnsight
 import torch
 from nnsight import TransformersModel

@@ -12,11 +12,20 @@ from typing import Any
 
 from dst.core.case import AlignedPrompt, Variant, mentions, prompt_of
 from dst.core.errors import TokenError
-from dst.models.draws import FUNCTION_WORDS as FUNCTION_WORDS
-from dst.models.draws import draw_variants as draw_variants
-from dst.models.draws import shipped_nouns as shipped_nouns
+from dst.models.draws import FUNCTION_WORDS, draw_variants, shipped_nouns
 from dst.models.text import Encoding, encode, refuse_unknown, render, token_texts
 from dst.models.tokens import TokenizedCase
+
+__all__ = [
+    "FUNCTION_WORDS",
+    "Row",
+    "Variants",
+    "combined",
+    "draw_variants",
+    "shipped_nouns",
+    "show",
+    "tokenize_variants",
+]
 
 
 @dataclass(frozen=True)
