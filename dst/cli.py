@@ -22,12 +22,15 @@ from dst import __version__
 from dst.core.errors import CaseError, DSTError, InputError
 
 DEMO_FOLDER = "dst-out"
+SMALL_WIDTH = 256
+"""Up to this width a model runs faster on one thread."""
+DEFAULT_MODEL = "a folder or a Hugging Face id (default: the embedded model)"
 
 
 EXAMPLES = """\
 examples:
   dst demo
-  dst trace "anna is at the lake . anna sees a bass . the bass is a" \\
+  dst trace "anna is at the lake . anna sees a bass . so the bass is a kind of" \\
       --contextual fish --associative instrument --subject bass --cue "at the lake"
   dst trace "PROMPT" --contextual RIGHT --model DIR --out DIR
 
@@ -72,11 +75,11 @@ def demo(options: argparse.Namespace) -> int:
 
     with _output(options.out or DEMO_FOLDER) as folder:
         with _doing("loading the embedded model"):
-            from dst.models.load import embedded_path, load
+            from dst.models.load import EMBEDDED, embedded_path
             from dst.studies.explain import explain
 
             card = json.loads((embedded_path() / "card.json").read_text("utf-8"))
-            model = load()
+            model = _load(EMBEDDED)
         with _doing("tracing"):
             report = explain(model, Case.from_dict(card["demo"]["hallucinated"]))
             twin = explain(model, Case.from_dict(card["demo"]["corrected"]))
@@ -101,7 +104,7 @@ def trace(options: argparse.Namespace) -> int:
     case = _case_of(options)  # before anything heavy is imported or loaded
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(_output(options.out)) if options.out else None
-        model = _load(options)
+        model = _load(options.model, **_engine(options))
         with _doing("tracing"):
             from dst.studies.explain import explain
 
@@ -126,7 +129,7 @@ def trace(options: argparse.Namespace) -> int:
 
 def check(options: argparse.Namespace) -> int:
     """Measure what holds for a model."""
-    model = _load(options, check=False)
+    model = _load(options.model, check=False, **_engine(options))
     with _doing("checking"):
         from dst.models.check import check_model
 
@@ -155,23 +158,59 @@ def check(options: argparse.Namespace) -> int:
         _print(f"  {sign}  {item.name}  ({detail})")
     for name, reason in model.anatomy.missing.items():
         _print(f"  not found  site {name}  ({reason})")
+    for name, reason in model.cannot.items():
+        _print(f"  cannot  {name}  ({reason})")
     return 0 if verdict.passed else 2
 
 
-def _load(options: argparse.Namespace, *, check: bool = True) -> Any:
-    with _doing(f"loading {options.model}"):
+def testbed_score(options: argparse.Namespace) -> int:
+    """Grade measures on planted models; what was graded before an interruption is kept."""
+    for name in ("n", "workers"):
+        if getattr(options, name) < 1:
+            raise InputError(f"--{name} is {getattr(options, name)}", expected="1 or more")
+    with _output(options.out or DEMO_FOLDER) as folder:
+        with _doing("planting"):
+            from dst.core.files import write_text_atomic
+            from dst.testbed.planted import sample
+            from dst.testbed.score import MEASURES, measure_named, score, table
+
+            measures = [measure_named(name) for name in options.measure] or MEASURES
+            plans = sample(options.n, options.seed)
+        found = score(
+            measures, plans, backend=options.backend, workers=options.workers, show_progress=True
+        )
+        grades = json.dumps(_finite(found.to_dict()), indent=1)
+        written = write_text_atomic(folder / "testbed_score.json", grades + "\n")
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        _print(f"{table(found)}\n\nEvery number is in {written}.")
+    if found.done < found.asked:
+        raise KeyboardInterrupt
+    return 0
+
+
+def _load(name: str, *, check: bool = True, **how: Any) -> Any:
+    """Load a model and check it, on one thread if it is small."""
+    with _doing(f"loading {name}"):
+        from dst.models.check import check_model
         from dst.models.load import load
 
-        return load(
-            options.model,
-            backend=options.backend,
-            device=options.device,
-            dtype=options.dtype,
-            revision=options.revision,
-            allow_pickle=options.allow_pickle,
-            trust_remote_code=options.trust_remote_code,
-            check=check,
-        )
+        model = load(name, check=False, **how)
+        if model.spec.d_model <= SMALL_WIDTH:
+            import torch
+
+            # Threads that share matrices this small wait for each other longer than they work.
+            torch.set_num_threads(1)
+        if check:
+            check_model(model).apply(model)
+    return model
+
+
+def _engine(options: argparse.Namespace) -> dict[str, Any]:
+    """How the model is loaded, as the options say."""
+    names = ("backend", "device", "dtype", "revision", "allow_pickle", "trust_remote_code")
+    return {name: getattr(options, name) for name in names}
 
 
 # -- parsing -------------------------------------------------------------------------------
@@ -195,33 +234,15 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     one = commands.add_parser("demo", help="a real hallucination of the embedded model, explained")
-    one.add_argument("--out", metavar="DIR", help=f"where to write the pages ({DEMO_FOLDER})")
-    one.add_argument("--json", action="store_true", help="print one JSON object instead")
+    _output_options(one, f"where to write the pages ({DEMO_FOLDER})")
     one.set_defaults(command=demo)
 
     one = commands.add_parser("trace", help="explain one prompt")
     one.add_argument("prompt", metavar="PROMPT", help="the text, ended where the answer begins")
-    one.add_argument("--contextual", metavar="A", action="append", required=True,
-                     help="the answer that the context supports (again for other forms)")  # fmt: skip
-    one.add_argument("--associative", metavar="B", action="append", default=[],
-                     help="the answer of association (default: the model's own)")  # fmt: skip
-    one.add_argument("--subject", metavar="W", help="the word that carries the association")
-    one.add_argument("--cue", metavar="TEXT", action="append", default=[],
-                     help="text of the prompt that carries the context (again for more)")  # fmt: skip
-    one.add_argument("--context-words", metavar="W,W", default="",
-                     help="concept words of the context, with commas")  # fmt: skip
-    one.add_argument("--competing-words", metavar="W,W", default="",
-                     help="concept words of the association, with commas")  # fmt: skip
-    one.add_argument("--chat", action="store_true", help="send the prompt as a chat message")
-    one.add_argument("--system", metavar="TEXT", help="system message (with --chat)")
-    one.add_argument("--prefix", metavar="TEXT", default="",
-                     help="the reply before the answer")  # fmt: skip
-    one.add_argument("--response", metavar="REPLY", help="a whole reply of the model ...")
-    one.add_argument("--at", metavar="WORD",
-                     help="... and the wrong word in it (WORD#2: its second mention)")  # fmt: skip
-    one.add_argument("--out", metavar="DIR", help="write report.html and report.npz there")
-    one.add_argument("--json", action="store_true", help="print one JSON object instead")
-    _model_options(one)
+    _case_options(one)
+    _output_options(one, "write report.html and report.npz there")
+    one.add_argument("--model", metavar="ID|DIR", default="embedded", help=DEFAULT_MODEL)
+    _engine_options(one)
     one.set_defaults(command=trace)
 
     one = commands.add_parser("check", help="measure what holds for a model")
@@ -229,24 +250,64 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print one JSON object instead")
     _engine_options(one)
     one.set_defaults(command=check)
+
+    testbed = commands.add_parser("testbed", help="models whose account is known")
+    _testbed_commands(testbed.add_subparsers(title="commands", metavar="COMMAND", required=True))
     return parser
 
 
-def _model_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="ID|DIR", default="embedded",
-                        help="a folder or a Hugging Face id (default: the embedded model)")  # fmt: skip
-    _engine_options(parser)
+def _testbed_commands(commands: Any) -> None:
+    one = commands.add_parser("score", help="grade measures on models with planted answers")
+    names: dict[str, Any] = {"metavar": "NAME", "action": "append", "default": []}
+    one.add_argument("--measure", **names, help="one of them (again for more; default: all)")
+    one.add_argument("--n", metavar="N", type=int, default=340, help="planted models (340)")
+    one.add_argument("--seed", metavar="S", type=int, default=0, help="of the plans (0)")
+    one.add_argument("--backend", metavar="B", default="hooks", help="the engine (hooks)")
+    workers = min(4, os.cpu_count() or 1)
+    one.add_argument(
+        "--workers", metavar="W", type=int, default=workers, help=f"processes ({workers})"
+    )
+    _output_options(one, f"where to write testbed_score.json ({DEMO_FOLDER})")
+    one.set_defaults(command=testbed_score)
+
+
+def _case_options(parser: argparse.ArgumentParser) -> None:
+    case = parser.add_argument_group("the answers and the words that carry them")
+    texts: dict[str, Any] = {"metavar": "TEXT", "action": "append", "default": []}
+    right = "the answer that the context supports (again for other forms)"
+    case.add_argument("--contextual", **texts, required=True, help=right)
+    case.add_argument("--associative", **texts, help="the wrong one (default: the model's own)")
+    case.add_argument("--subject", metavar="WORD", help="the word that carries the association")
+    case.add_argument("--cue", **texts, help="text that carries the context (again for more)")
+    words: dict[str, Any] = {"metavar": "W,W", "default": ""}
+    case.add_argument("--context-words", **words, help="concept words of the context")
+    case.add_argument("--competing-words", **words, help="concept words of the association")
+    place = parser.add_argument_group("where the answer is, if not right after the prompt")
+    place.add_argument("--chat", action="store_true", help="send the prompt as a chat message")
+    place.add_argument("--system", metavar="TEXT", help="system message (with --chat)")
+    place.add_argument("--prefix", metavar="TEXT", default="", help="the reply before the answer")
+    place.add_argument("--response", metavar="REPLY", help="a whole reply of the model ...")
+    place.add_argument(
+        "--at", metavar="WORD", help="... and the wrong word in it (WORD#2: its second mention)"
+    )
+
+
+def _output_options(parser: argparse.ArgumentParser, out: str) -> None:
+    parser.add_argument("--out", metavar="DIR", help=out)
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead")
 
 
 def _engine_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--backend", metavar="B", default="hooks", help="the engine (hooks)")
-    parser.add_argument("--device", metavar="D", help="such as cuda")
-    parser.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16, float16")
-    parser.add_argument("--revision", metavar="R", help="commit or branch on the hub")
-    parser.add_argument("--allow-pickle", action="store_true",
-                        help="open pickled weights, which can run code")  # fmt: skip
-    parser.add_argument("--trust-remote-code", action="store_true",
-                        help="run the model repository's own code")  # fmt: skip
+    engine = parser.add_argument_group("how the model is loaded")
+    engine.add_argument(
+        "--backend", metavar="B", default="hooks", help="hooks (default), bridge, nnsight"
+    )
+    engine.add_argument("--device", metavar="D", help="such as cuda")
+    engine.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16, float16")
+    engine.add_argument("--revision", metavar="R", help="commit or branch on the hub")
+    yes: dict[str, Any] = {"action": "store_true"}
+    engine.add_argument("--allow-pickle", **yes, help="open pickled weights, which can run code")
+    engine.add_argument("--trust-remote-code", **yes, help="run the model repository's own code")
 
 
 def _case_of(options: argparse.Namespace) -> Any:
@@ -351,12 +412,14 @@ def _summary(report: Any) -> dict[str, Any]:
         "answer": report.answer,
         "answer_prob": report.answer_prob,
         "contrast": report.trace.contrast,
+        "continuation": report.continuation,
         "tokens": list(report.trace.tokens),
         "roles": list(report.trace.roles),
         "lens": [
             row | {"top_words": list(report.lens.top_words[row["state"]])}
             for row in report.lens.to_records()
         ],
+        "pathways": _terms(report.pathways),
         "scores": {
             score.name: {
                 "total": score.total,
@@ -373,6 +436,17 @@ def _summary(report: Any) -> dict[str, Any]:
         "model": report.provenance.model,
         "weights_hash": report.provenance.weights_hash,
         "versions": dict(report.provenance.versions),
+    }
+
+
+def _terms(paths: Any) -> dict[str, Any] | None:
+    """The three terms of LD with their intervals over draws; None where they were not measured."""
+    if paths is None:
+        return None
+    terms = {"base": paths.base, "prior": paths.prior, "total_effect": paths.total_effect}
+    return {
+        name: {"mean": term.mean, "low": term.low, "high": term.high, "draws": term.n}
+        for name, term in terms.items()
     }
 
 

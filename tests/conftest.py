@@ -15,7 +15,7 @@ from hypothesis import settings
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny: more threads only wait
 
 # The same examples in every run; no deadline, for how fast a machine is says nothing of the code.
 settings.register_profile("house", deadline=None, derandomize=True)

@@ -127,8 +127,8 @@ def dss_causal(
 
     Open cases: c and a both toward the contextual answer is 1, noted "no conflict"; both
     toward the associative answer is 0, noted "no support"; c < -floor with a > floor is NaN
-    "misled by the context"; both within the floor is NaN "nothing has arrived"; and 0/0 with
-    one of them within the floor is NaN with its own reason.
+    "misled by the context"; both within the floor is NaN "nothing has arrived"; and one
+    within the floor while the other pushes away from its own answer is NaN with its own reason.
 
     Args:
         contextual_flow: D_ctx at i*, logits toward the contextual answer. NaN is undefined.
@@ -175,9 +175,10 @@ def _evidence(c: float, a: float, c_floor: float, a_floor: float) -> tuple[float
     if c < -c_floor and a > a_floor:
         return np.nan, MISLED, ""
     contextual, associative = max(c, 0.0), max(-a, 0.0)
-    if contextual == associative == 0:
+    if contextual <= c_floor and associative <= a_floor:
+        # A share of what is under the floor would be the sign of a rounding error.
         return np.nan, "neither flow pushes toward its own answer", ""
-    case = NO_CONFLICT if associative == 0 else NO_SUPPORT if contextual == 0 else ""
+    case = NO_CONFLICT if a > a_floor else NO_SUPPORT if c < -c_floor else ""
     # Scaled first, so that flows of any size neither overflow nor underflow in the sum.
     largest = max(contextual, associative)
     contextual, associative = contextual / largest, associative / largest

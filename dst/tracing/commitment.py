@@ -125,9 +125,7 @@ class _Recipe:
         return patch_states(model, run, value, self.known, groups, metric, tick=tick)[:, :, 0]
 
 
-def _recipe(
-    name: str, model: Backend, ready: Prepared, recorded: _Recorder
-) -> _Recipe | str:
+def _recipe(name: str, model: Backend, ready: Prepared, recorded: _Recorder) -> _Recipe | str:
     """The repair of this case by that name, or why there is none."""
     variants, ids = ready.variants, ready.tokenized.ids
     if not variants.neutral:
@@ -153,9 +151,7 @@ def _recipe(
     known = torch.minimum(torch.minimum(zero.places, both_run.places), sub.places)
     if name == "de-prime":
         away = both_run.states - zero.states
-        return _Recipe(
-            run, run.states + away, zero, zero.states + away, known, sources, floor
-        )
+        return _Recipe(run, run.states + away, zero, zero.states + away, known, sources, floor)
     if name == "replace subject":
         subject = ready.tokenized.positions_of("subject")
         return _Recipe(run, sub.states, zero, both_run.states, known, subject, floor)

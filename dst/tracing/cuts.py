@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
-import torch
+from jaxtyping import Float
 
 from dst.core.case import Case
 from dst.core.errors import InterventionError
 from dst.core.results import CutEffects
 from dst.models.backend import Backend, Cut, require
 from dst.tracing.prepare import Prepared, prepare
+from dst.tracing.swaps import MOST_TOKENS
 
 CONTROLS = 4
 """Random key sets of the same size that each source is compared with."""
 
 
 def cut_effects(model: Backend, case: Case, *, seed: int = 0) -> CutEffects:
-    """LD lost when all later positions are cut off from the cue, the subject, each relay.
+    """LD lost when all later positions are cut off from the cue, the subject, the relays.
 
     LD(x) - LD(x with the cut), in logits: in every block, in one block at a time (where the
     first hop is), and in blocks 0..l (when it is over). A cut is a knock-out: scores to
@@ -46,60 +48,60 @@ def cut_effects(model: Backend, case: Case, *, seed: int = 0) -> CutEffects:
         raise InterventionError(
             "The case has no cue, subject or relay to cut off", do="Give a subject or a cue"
         )
-    n_layers, last = model.spec.n_layers, len(ready.tokenized.ids) - 1
-    rng = np.random.default_rng(seed)
-    layers = range(n_layers)
-    whole = _Cutter(model, ready)
-    one, upto, everywhere, control = [], [], [], []
-    for positions in sources.values():
-        plans = [[layer] for layer in layers] + [list(range(layer + 1)) for layer in layers]
-        effects = whole.effects([(plan, positions) for plan in plans])
-        one.append(effects[:n_layers])
-        upto.append(effects[n_layers:])
-        everywhere.append(effects[-1])
-        others = [p for p in range(1, last) if p not in positions] or [
-            p for p in range(last) if p not in positions
-        ]
-        draws = [
-            sorted(
-                rng.choice(others, size=min(len(positions), len(others)), replace=False).tolist()
-            )
-            for _ in range(CONTROLS if others else 0)
-        ]
-        found = whole.effects([(list(layers), keys) for keys in draws]).tolist() if draws else []
-        control.append(found + [np.nan] * (CONTROLS - len(found)))
+    n_layers, rng = model.spec.n_layers, np.random.default_rng(seed)
+    every = tuple(range(n_layers))
+    plans = []
+    for keys in sources.values():
+        plans += [_Plan((layer,), keys) for layer in every]
+        plans += [_Plan(every[: layer + 1], keys) for layer in every]
+        plans += [_Plan(every, drawn) for drawn in _random_keys(ready, keys, rng)]
+    effects = _effects(model, ready, plans).reshape(len(sources), 2 * n_layers + CONTROLS)
     return CutEffects(
         sources=tuple(sources),
-        all_layers=np.array(everywhere),
-        one_layer=np.array(one),
-        up_to_layer=np.array(upto),
-        control=np.array(control),
+        all_layers=effects[:, 2 * n_layers - 1],
+        one_layer=effects[:, :n_layers],
+        up_to_layer=effects[:, n_layers : 2 * n_layers],
+        control=effects[:, 2 * n_layers :],
         provenance=model.provenance(seed=seed),
     )
 
 
-class _Cutter:
-    """LD lost to cuts of one prompt, many plans in a batch."""
+class _Plan(NamedTuple):
+    """One cut run: the blocks in which later positions stop reading some keys."""
 
-    def __init__(self, model: Backend, ready: Prepared) -> None:
-        self.model, self.ready = model, ready
-        run = model.run([ready.tokenized.ids], logits_at=[-1])
-        self.contrast = float(ready.metric(run.last_logits)[0])
+    layers: tuple[int, ...]
+    keys: tuple[int, ...]
 
-    def effects(self, plans: Iterable[tuple[Sequence[int], Sequence[int]]]) -> np.ndarray:
-        """LD(x) - LD(x cut) for each (layers, keys)."""
-        plans = list(plans)
+
+def _effects(model: Backend, ready: Prepared, plans: Sequence[_Plan]) -> Float[np.ndarray, " plan"]:
+    """LD(x) - LD(x cut), many plans in a batch; NaN for a plan without keys."""
+    ids, out = ready.tokenized.ids, np.full(len(plans), np.nan)
+    whole = float(ready.metric(model.run([ids], logits_at=[-1]).last_logits)[0])
+    possible = [i for i, plan in enumerate(plans) if plan.keys]
+    size = max(1, MOST_TOKENS // len(ids))
+    for start in range(0, len(possible), size):
+        part = possible[start : start + size]
         rows: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-        for row, (layers, keys) in enumerate(plans):
-            for layer in layers:
-                rows.setdefault((layer, tuple(keys)), []).append(row)
-        cuts = [
-            Cut(layer, at, _later(keys, len(self.ready.tokenized.ids)), keys)
-            for (layer, keys), at in rows.items()
-        ]
-        ids = torch.tensor([list(self.ready.tokenized.ids)] * len(plans))
-        run = self.model.run(ids, cuts=cuts, logits_at=[-1])
-        return self.contrast - self.ready.metric(run.last_logits)
+        for row, i in enumerate(part):
+            for layer in plans[i].layers:
+                rows.setdefault((layer, plans[i].keys), []).append(row)
+        cuts = [Cut(layer, at, _later(keys, len(ids)), keys) for (layer, keys), at in rows.items()]
+        run = model.run([ids] * len(part), cuts=cuts, logits_at=[-1])
+        out[part] = whole - ready.metric(run.last_logits)
+    return out
+
+
+def _random_keys(
+    ready: Prepared, keys: Sequence[int], rng: np.random.Generator
+) -> list[tuple[int, ...]]:
+    """Sets of as many other positions before i*, the first one (a sink) only if need be."""
+    last = len(ready.tokenized.ids) - 1
+    others = [p for p in range(1, last) if p not in keys] or [0] * (0 not in keys)
+    n = min(len(keys), len(others))
+    return [
+        tuple(sorted(rng.choice(others, size=n, replace=False).tolist())) if n else ()
+        for _ in range(CONTROLS)
+    ]
 
 
 def _later(keys: Sequence[int], n_pos: int) -> list[int]:
@@ -107,7 +109,8 @@ def _later(keys: Sequence[int], n_pos: int) -> list[int]:
     return [p for p in range(min(keys) + 1, n_pos) if p not in set(keys)]
 
 
-def _sources(ready: Prepared) -> dict[str, list[int]]:
+def _sources(ready: Prepared) -> dict[str, tuple[int, ...]]:
     """Cue, subject and relays, each with its positions."""
-    found = {name: ready.tokenized.positions_of(name) for name in ("cue", "subject", "relay")}
+    names = ("cue", "subject", "relay")
+    found = {name: tuple(ready.tokenized.positions_of(name)) for name in names}
     return {name: positions for name, positions in found.items() if positions}

@@ -11,7 +11,9 @@ PATIENCE = 2.0
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int, *, show: bool = True) -> Iterator[Callable[[int], None]]:
+def progress(
+    what: str, total: int, *, unit: str = "run", show: bool = True
+) -> Iterator[Callable[[int], None]]:
     """A function that is told how many steps were just done; it draws on the error stream.
 
     The line appears after `PATIENCE` seconds and is gone when the work is done.
@@ -24,7 +26,7 @@ def progress(what: str, total: int, *, show: bool = True) -> Iterator[Callable[[
     bar = tqdm(
         total=total,
         desc=what,
-        unit="run",
+        unit=unit,
         delay=PATIENCE,
         leave=False,
         file=sys.stderr,

@@ -20,7 +20,7 @@ from dst.core.sites import site_of_state
 from dst.models.backend import Backend, Edit
 from dst.models.variants import Row
 
-MOST_TOKENS = 8192
+MOST_TOKENS = 4096
 """Tokens in one batch of patched runs."""
 
 
@@ -139,6 +139,7 @@ def patch_states(
     out = np.broadcast_to(base.raw[:, None, None], (n_rows, n_states, len(groups))).copy()
     matched = ((known >= 0) & (base.places >= 0)).numpy()  # [row pos]
     changed = (value != base.states).any(dim=-1).cpu().numpy() & matched  # [state row pos]
+    changed[-1, :, :-1] = False  # at the last state only i* is read
     inside = [[tuple(p for p in group if row[p]) for group in groups] for row in matched]
     cells = [
         _Cell(state, row, group, inside[row][group])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import overload
 
 import numpy as np
@@ -13,7 +14,7 @@ from dst.core.case import Case
 from dst.core.errors import CaseError
 from dst.core.results import Trace
 from dst.core.sites import Site, site_of_state
-from dst.models.backend import Backend, Run
+from dst.models.backend import Backend
 from dst.models.tokens import TokenizedCase, tokenize_case
 
 
@@ -62,34 +63,52 @@ def trace_tokenized(model: Backend, cases: Sequence[TokenizedCase]) -> list[Trac
     if not cases:
         return []
     n_layers = model.spec.n_layers
-    states = [site_of_state(state, n_layers) for state in range(n_layers + 1)]
-    attn = [Site(layer, "attn_out") for layer in range(n_layers)]
-    mlp = [Site(layer, "mlp_out") for layer in range(n_layers)]
-    run = model.run([case.ids for case in cases], capture=[*states, *attn, *mlp], logits_at=[-1])
-    return [_trace(model, case, run, row, states, attn, mlp) for row, case in enumerate(cases)]
+    sites = {
+        "resid": [site_of_state(state, n_layers) for state in range(n_layers + 1)],
+        "attn_out": [Site(layer, "attn_out") for layer in range(n_layers)],
+        "mlp_out": [Site(layer, "mlp_out") for layer in range(n_layers)],
+    }
+    run = model.run([case.ids for case in cases], capture=[*chain(*sites.values())], logits_at=[-1])
+    logits = run.last_logits.to("cpu", torch.float32).numpy()
+    states = dict(run.states)
+    del run
+    recorded = _recorded(states, sites, [len(case.ids) for case in cases], model.spec.d_model)
+    return [
+        _trace(model, case, arrays, logits[row].copy())
+        for row, (case, arrays) in enumerate(zip(cases, recorded, strict=True))
+    ]
+
+
+def _recorded(
+    states: dict[Site, torch.Tensor],
+    sites: Mapping[str, Sequence[Site]],
+    lengths: Sequence[int],
+    d_model: int,
+) -> list[dict[str, np.ndarray]]:
+    """Per row and name [site pos d_model], float32 on the CPU, without the row's padding.
+
+    Takes every state out of ``states``, so that no more than one of them is held twice.
+    """
+    rows = [
+        {
+            name: np.empty((len(of_name), length, d_model), dtype=np.float32)
+            for name, of_name in sites.items()
+        }
+        for length in lengths
+    ]
+    for name, of_name in sites.items():
+        for place, site in enumerate(of_name):
+            state = states.pop(site).to("cpu", torch.float32).numpy()
+            for row, (arrays, length) in enumerate(zip(rows, lengths, strict=True)):
+                arrays[name][place] = state[row, :length]
+    return rows
 
 
 def _trace(
-    model: Backend,
-    case: TokenizedCase,
-    run: Run,
-    row: int,
-    states: Sequence[Site],
-    attn: Sequence[Site],
-    mlp: Sequence[Site],
+    model: Backend, case: TokenizedCase, arrays: Mapping[str, np.ndarray], logits: np.ndarray
 ) -> Trace:
     length = len(case.ids)
-
-    def stack(sites: Sequence[Site]) -> np.ndarray:
-        """[site pos d_model] of one row, in float32 on the CPU, without its padding."""
-        out = np.empty((len(sites), length, model.spec.d_model), dtype=np.float32)
-        for i, site in enumerate(sites):
-            out[i] = run.states[site][row, :length].to("cpu", torch.float32).numpy()
-        return out
-
-    logits = run.last_logits[row].to("cpu", torch.float32).numpy().copy()
     plus, minus = case.contextual_ids, case.associative_ids
-    greedy = int(logits.argmax())
     return Trace(
         ids=np.array(case.ids, dtype=np.int64),
         tokens=case.tokens,
@@ -101,12 +120,12 @@ def _trace(
         contextual_forms=tuple(answer.form for answer in case.contextual),
         associative_forms=tuple(answer.form for answer in case.associative),
         dropped_forms=case.dropped,
-        resid=stack(states),
-        attn_out=stack(attn),
-        mlp_out=stack(mlp),
+        resid=arrays["resid"],
+        attn_out=arrays["attn_out"],
+        mlp_out=arrays["mlp_out"],
         logits=logits,
         contrast=float(contrast(logits, plus, minus)),
-        model_output=model.tokenizer.decode([greedy]),
+        model_output=model.tokenizer.decode([int(logits.argmax())]),
         case=case.case,
         provenance=model.provenance(site="resid, attn_out, mlp_out"),
         notes=case.notes,
