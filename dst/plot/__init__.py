@@ -9,18 +9,36 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dst.plot.commitment import repairs as repairs
+    from dst.plot.components import attribution as attribution
+    from dst.plot.flows import pathways as pathways
+    from dst.plot.knockouts import cuts as cuts
     from dst.plot.scores import coherence as coherence
     from dst.plot.stream import residual as residual
     from dst.plot.tokens import prompt as prompt
     from dst.plot.trajectories import lens as lens
     from dst.plot.words import top_words as top_words
 
-__all__ = ["prompt", "lens", "top_words", "coherence", "residual"]
+__all__ = [
+    "prompt",
+    "lens",
+    "top_words",
+    "pathways",
+    "repairs",
+    "attribution",
+    "cuts",
+    "coherence",
+    "residual",
+]
 
 _MODULES = {
     "prompt": "dst.plot.tokens",
     "lens": "dst.plot.trajectories",
     "top_words": "dst.plot.words",
+    "pathways": "dst.plot.flows",
+    "repairs": "dst.plot.commitment",
+    "attribution": "dst.plot.components",
+    "cuts": "dst.plot.knockouts",
     "coherence": "dst.plot.scores",
     "residual": "dst.plot.stream",
 }

@@ -15,12 +15,19 @@ import plotly.graph_objects as go
 
 from dst.core.results import Mark, Markers
 from dst.plot.palette import OTHER
-from dst.plot.text import label, number, state_name
+from dst.plot.text import label, state_name, state_number
 
-_LINE, _TRACK, _WIDEST = 15, 24, 50
+_LINE, _TRACK, _WIDEST = 15, 24, 44
 """Pixels of a line of text and of the track below it; characters that a phone's width holds."""
 
-SYMBOLS = {"onset": "triangle-down", "inversion": "diamond", "commitment": "square"}
+SYMBOLS = {
+    "onset": "triangle-down",
+    "inversion": "diamond",
+    "commitment": "square",
+    "arrival": "triangle-right",
+    "handover": "hexagon",
+    "departure": "triangle-left",
+}
 
 
 def marks_on(markers: Markers, names: Iterable[str]) -> tuple[list[Mark], list[Mark]]:
@@ -41,7 +48,13 @@ def marks_height(marks: Iterable[Mark]) -> int:
 
 
 def add_marks(
-    fig: go.Figure, marks: Sequence[Mark], *, x: str, y: str, domain: tuple[float, float]
+    fig: go.Figure,
+    marks: Sequence[Mark],
+    *,
+    x: str,
+    y: str,
+    domain: tuple[float, float],
+    bands: bool = True,
 ) -> None:
     """Draw ``marks`` on the axes ``x``, ``y``: rows within ``domain``, lines and bands above it.
 
@@ -54,6 +67,7 @@ def add_marks(
         x: The axis of states, such as ``x``.
         y: The axis to use for the rows, such as ``y2``.
         domain: Lower and upper end of the rows, as shares of the figure's height.
+        bands: Shade the intervals above the rows too, where nothing else is shaded.
     """
     for state in sorted({mark.state for mark in marks if not math.isnan(mark.state)}):
         fig.add_shape(
@@ -69,7 +83,7 @@ def add_marks(
             _add_title(fig, mark, f"{x} domain", y, -used)
             continue
         tracks.append(-used + _TRACK / 2)
-        if _has_interval(mark):
+        if bands and _has_interval(mark):
             fig.add_shape(
                 type="rect", xref=x, yref="paper", x0=mark.low, x1=mark.high, y0=domain[1], y1=1,
                 fillcolor=OTHER, opacity=0.1, line={"width": 0}, layer="below", name=mark.name,
@@ -101,7 +115,7 @@ def _row(mark: Mark, track: float, x: str, y: str) -> go.Scatter:
         yaxis=y,
         mode="markers",
         name=f"{label(mark.name)}, {label(mark.definition)}",
-        marker={"symbol": symbol, "size": 10, "color": OTHER, "line": {"width": 2}},
+        marker={"symbol": symbol, "size": 10, "color": OTHER, "line": {"width": 2, "color": OTHER}},
         error_x={
             "type": "data",
             "symmetric": False,
@@ -110,7 +124,7 @@ def _row(mark: Mark, track: float, x: str, y: str) -> go.Scatter:
             "color": OTHER,
             "visible": spread,
         },
-        hovertext=[_hover(mark)],
+        hovertext=[mark_hover(mark)],
         hoverinfo="text",
         showlegend=False,
     )
@@ -118,7 +132,7 @@ def _row(mark: Mark, track: float, x: str, y: str) -> go.Scatter:
 
 def _add_title(fig: go.Figure, mark: Mark, x: str, y: str, bottom: float) -> None:
     fig.add_annotation(
-        text="<br>".join(_title(mark)), hovertext=_hover(mark), xref=x, yref=y, x=0, y=bottom,
+        text="<br>".join(_title(mark)), hovertext=mark_hover(mark), xref=x, yref=y, x=0, y=bottom,
         xanchor="left", yanchor="bottom", showarrow=False, align="left", borderpad=0,
         font={"size": 11},
     )  # fmt: skip
@@ -136,11 +150,12 @@ def _row_height(mark: Mark) -> int:
     return _LINE * len(_title(mark)) + (0 if mark.reason else _TRACK)
 
 
-def _hover(mark: Mark) -> str:
+def mark_hover(mark: Mark) -> str:
+    """What hovering over a mark says: definition, place or reason, interval, thresholds."""
     lines = [f"<b>{label(mark.name)}</b>", label(mark.definition)]
     lines.append(state_name(mark.state, mark.n_layers) if not mark.reason else label(mark.reason))
     if _has_interval(mark):
-        lines.append(f"interval {number(mark.low, 1)} to {number(mark.high, 1)}")
+        lines.append(f"interval {state_number(mark.low)} to {state_number(mark.high)}")
     lines += [f"{label(name)} = {value:g}" for name, value in mark.thresholds.items()]
     return "<br>".join(lines + ([label(mark.note)] if mark.note else []))
 

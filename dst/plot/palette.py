@@ -12,3 +12,13 @@ ASSOCIATIVE = "#D55E00"
 OTHER = "#7A7F87"
 SCORE_COLOURS = (CONTEXTUAL, "#A8588A", "#00805E", "#A67C00", OTHER, ASSOCIATIVE)
 """Colours of scores, in order, again from the first after the last; here none means a side."""
+
+
+def side_colour(value: float) -> str:
+    """Contextual above zero, associative below."""
+    return CONTEXTUAL if value > 0 else ASSOCIATIVE if value < 0 else OTHER
+
+
+def side_symbol(value: float) -> str:
+    """The marker that repeats what `side_colour` says: a circle, a diamond below zero."""
+    return "diamond" if value < 0 else "circle"

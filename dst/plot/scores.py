@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from dst.core.results import Coherence, Mark, Markers, Score
 from dst.plot.marks import add_marks, is_published, marks_height
 from dst.plot.palette import OTHER, SCORE_COLOURS
+from dst.plot.panels import axis_names, stacked
 from dst.plot.text import label, number, state_name
 from dst.plot.theme import AXIS, figure, marker_size, state_axis, value_range
 
@@ -39,9 +40,9 @@ def coherence(score: Coherence | Score, marks: Markers | Sequence[Mark] | None =
         panels.setdefault((one.name.split("_")[0], one.unit), []).append(one)
     heights = [_PANEL] * len(panels) + [marks_height(listed)] * bool(listed)
     fig = figure(_LEGEND + sum(heights) + _GAP * (len(heights) - 1) + AXIS)
-    axes = ["y" if i == 0 else f"y{i + 1}" for i in range(len(heights))]
+    axes = axis_names(len(heights))
     n_states = max((len(one.value) for one in scores), default=1)
-    domains = _domains(heights)
+    domains = stacked(heights, [0, *[_GAP] * (len(heights) - 1)][: len(heights)])
     for axis, domain in zip(axes, domains, strict=True):
         fig.update_layout({f"yaxis{axis[1:]}": {"domain": domain, "anchor": "x"}})
     fig.update_layout(xaxis=state_axis(n_states) | {"anchor": axes[-1] if axes else "y"})
@@ -136,16 +137,6 @@ def _style(score: Score, place: int) -> dict[str, Any]:
             "line": {"width": 2 if published else 0},
         },
     }
-
-
-def _domains(heights: list[int]) -> list[tuple[float, float]]:
-    """Shares of the figure's height for panels from top to bottom, with gaps between."""
-    whole = sum(heights) + _GAP * (len(heights) - 1)
-    domains, top = [], float(whole)
-    for height in heights:
-        domains.append((max((top - height) / whole, 0.0), min(top / whole, 1.0)))
-        top -= height + _GAP
-    return domains
 
 
 def _hover(score: Score, state: int) -> str:

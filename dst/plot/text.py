@@ -68,6 +68,11 @@ def probability(value: float) -> str:
     return "<0.01" if 0 < value < 0.005 else number(value)
 
 
+def state_number(value: float) -> str:
+    """A state, or an end of its interval, which may lie between two: ``3``, ``2.4``."""
+    return number(value, 1).removesuffix(".0")
+
+
 def state_name(state: float, n_layers: int | None = None) -> str:
     """A state in words: ``embedding``, or ``after block 3`` (``of 12`` where L is given)."""
     if state == 0:

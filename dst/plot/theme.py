@@ -20,6 +20,13 @@ _SCHEMES: dict[str, tuple[str, str, str, str, list[str]]] = {
     "dark": ("#E4E4E0", "#A3A7AE", "#33373E", "#1E2126", ["#1E2126", "#1D6FA5", "#A9D8F5"]),
 }
 
+# from the associative side over nothing to the contextual side
+_DIVERGING: dict[str, list[str]] = {
+    "any": ["#D55E00", "#F3F3F0", "#0072B2"],
+    "light": ["#D55E00", "#F6F6F3", "#0072B2"],
+    "dark": ["#E9863F", "#262A30", "#4BA6DE"],
+}
+
 
 def template(scheme: Scheme = "any") -> go.layout.Template:
     """The figures' template: for any background (the default), or for a light or dark page."""
@@ -35,7 +42,6 @@ def template(scheme: Scheme = "any") -> go.layout.Template:
         "automargin": True,
     }
     hover = {"bgcolor": page, "bordercolor": grid, "font": {"color": ink}} if page else {}
-    steps = [[i / (len(scale) - 1), colour] for i, colour in enumerate(scale)]
     return go.layout.Template(
         layout={
             "font": {"family": FONT, "color": ink, "size": 13},
@@ -45,9 +51,10 @@ def template(scheme: Scheme = "any") -> go.layout.Template:
             "xaxis": axis | {"showgrid": False, "zeroline": False},
             "yaxis": axis,
             "hoverlabel": hover | {"align": "left"},
+            "colorscale": {"diverging": _steps(_DIVERGING[scheme])},
             "coloraxis": {
                 "autocolorscale": False,
-                "colorscale": steps,
+                "colorscale": _steps(scale),
                 "colorbar": {
                     "thickness": 10,
                     "outlinewidth": 0,
@@ -66,6 +73,11 @@ def template(scheme: Scheme = "any") -> go.layout.Template:
             "modebar": {"bgcolor": "rgba(0,0,0,0)"},
         }
     )
+
+
+def _steps(colours: list[str]) -> list[list[object]]:
+    """A colour scale with these colours at equal distances."""
+    return [[i / (len(colours) - 1), colour] for i, colour in enumerate(colours)]
 
 
 def figure(height: int) -> go.Figure:

@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 
 from dst.core.results import LensReadout, Mark, Markers, Trace
 from dst.plot.marks import add_marks, marks_height
-from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL, OTHER
+from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL, OTHER, side_colour, side_symbol
+from dst.plot.panels import shade_sides
 from dst.plot.text import label, number, probability, short, state_name, word
 from dst.plot.theme import AXIS, figure, marker_size, state_axis, value_range
 
@@ -36,11 +37,7 @@ def lens(
     low, high = value_range(lens.margin, pad=0.22)
     rows = marks_height(listed)
     fig = figure(_HEIGHT + rows + AXIS)
-    for y0, y1, colour in ((0, high, CONTEXTUAL), (low, 0, ASSOCIATIVE)):
-        fig.add_shape(
-            type="rect", xref="x domain", yref="y", x0=0, x1=1, y0=y0, y1=y1,
-            fillcolor=colour, opacity=0.07, line={"width": 0}, layer="below",
-        )  # fmt: skip
+    shade_sides(fig, "y", (low, high))
     fig.add_trace(
         go.Scatter(
             x=states,
@@ -50,8 +47,8 @@ def lens(
             line={"color": OTHER, "width": 2},
             marker={
                 "size": marker_size(len(states)),
-                "color": [_colour(margin) for margin in lens.margin],
-                "symbol": ["diamond" if margin < 0 else "circle" for margin in lens.margin],
+                "color": [side_colour(margin) for margin in lens.margin],
+                "symbol": [side_symbol(margin) for margin in lens.margin],
             },
             text=_words_where_they_change(lens),
             textposition=[_away_from_line(lens, state) for state in states],
@@ -81,10 +78,6 @@ def lens(
 
 def _listed(marks: Markers | Sequence[Mark] | None) -> list[Mark]:
     return list(marks.marks if isinstance(marks, Markers) else marks or ())
-
-
-def _colour(margin: float) -> str:
-    return CONTEXTUAL if margin > 0 else ASSOCIATIVE if margin < 0 else OTHER
 
 
 def _words_where_they_change(lens: LensReadout) -> list[str]:

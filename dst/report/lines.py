@@ -61,6 +61,11 @@ def painted(line: Sequence[Piece], colour: bool) -> str:
     )
 
 
+def side(value: float) -> str:
+    """The style of a value in logits: whose side it is on, "" for neither."""
+    return "contextual" if value > 0 else "associative" if value < 0 else ""
+
+
 def cells(text: str) -> int:
     """Columns that ``text`` takes: two for wide East Asian characters, none for accents."""
     return sum(map(_columns, text))

@@ -23,11 +23,18 @@ from dst.core.results import Report
 from dst.plot.text import number, probability, visible, word
 from dst.report.reproduce import command_line, python_lines
 from dst.report.rows import (
+    MARK_KINDS,
     OUTCOMES,
+    REPAIRS,
+    account,
+    carriers,
     headline,
     mark_interval,
+    mark_kind,
     mark_place,
+    marks_by_kind,
     strip,
+    sum_terms,
     unanswered,
 )
 
@@ -55,10 +62,16 @@ def render_page(report: Report) -> str:
         scripts=[Markup(script) for script in scripts],
         report=report,
         title=headline(report),
+        account=account(report),
         outcome=OUTCOMES.get(report.outcome, report.outcome),
         warning=unanswered(report),
         prompt=_prompt(report),
+        terms=sum_terms(report.pathways) if report.pathways else [],
+        carriers=carriers(report.pathways) if report.pathways else ([], []),
+        repair_texts=REPAIRS,
         strip=strip(report.lens, _MOST_STRIP_ROWS),
+        marks=marks_by_kind(report.markers.marks),
+        mark_kinds=MARK_KINDS,
         figures=_figures(report),
         templates=_templates(),
         python=python_lines(report),
@@ -74,19 +87,28 @@ def _prompt(report: Report) -> Markup:
 
 
 def _figures(report: Report) -> dict[str, Any]:
-    """The two figures as JSON: the margin with its marks, the scores with theirs."""
+    """The page's figures as JSON, in its order; those whose result is not there are left out.
+
+    Marks stand in one figure each: causal ones with the flows and the repairs, those on scores
+    with the scores, all others with the margin.
+    """
+    from dst import plot
     from dst.plot.marks import marks_on
-    from dst.plot.scores import coherence
-    from dst.plot.trajectories import lens
 
     scores = report.coherence.replace(
         scores=tuple(score for score in report.coherence.scores if score.name != "margin")
     )
     on_scores, others = marks_on(report.markers, scores.names)
-    drawn = {
-        "margin": lens(report.lens, report.trace, others),
-        "scores": coherence(scores, on_scores),
-    }
+    drawn: dict[str, Any] = {}
+    if report.pathways is not None:
+        drawn["pathways"] = plot.pathways(report.pathways)
+    if report.repairs is not None and report.repairs.names:
+        drawn["repairs"] = plot.repairs(report.repairs)
+    if report.attribution is not None:
+        drawn["attribution"] = plot.attribution(report.attribution)
+    on_margin = [mark for mark in others if mark_kind(mark) != "causal"]
+    drawn["margin"] = plot.lens(report.lens, report.trace, on_margin)
+    drawn["scores"] = plot.coherence(scores, on_scores)
     return {
         name: {"json": inert_json(figure.to_json()), "height": int(figure.layout.height)}
         for name, figure in drawn.items()
@@ -140,8 +162,14 @@ def _template() -> jinja2.Template:
         "word": word,
         "place": mark_place,
         "interval": mark_interval,
+        "tiny": _tiny,
     }
     return environment.from_string(_part("page.html"))
+
+
+def _tiny(value: float) -> str:
+    """An error of a control: ``0``, or its order of magnitude."""
+    return f"{value:.0e}" if value else "0"
 
 
 def _shown(value: Any) -> Any:

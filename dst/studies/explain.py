@@ -12,6 +12,7 @@ from dst.studies.rival import with_rival
 from dst.studies.verdict import shown, verdict
 from dst.tracing.prepare import DRAWS
 
+
 def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed: int = 0) -> Report:
     """The whole account of one case: what each layer was saying, and where it turned.
 
@@ -27,7 +28,7 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
         seed: Seed of the draws and of the bootstrap.
 
     Returns:
-        A `Report`: every result, a verdict in sentences, notes on what was inferred.
+        A `Report`: every result, a verdict in sentences, notes on what cannot be known.
 
     Raises:
         CaseError, TokenError, ModelError: What was given does not fit; says what to do.
@@ -40,6 +41,7 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
     marks = markers(model, case, measured=run, score=score)
     greedy = int(seen.logits.argmax())
     outcome = outcome_of(seen, greedy)
+    opening, *account = verdict(case, seen, lens, marks, outcome, run.paths, run.fixes)
     return Report(
         case=case,
         trace=seen,
@@ -49,8 +51,8 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
         outcome=outcome,
         answer=shown(lens.top_words[-1][0]),
         answer_prob=math.exp(float(lens.top_log_prob[-1, 0])),
-        verdict=verdict(case, seen, lens, marks, outcome, run.paths, run.fixes),
-        notes=(*inferred, *run.notes, *_notes(model, case, seen)),
+        verdict=(opening, *inferred, *account),
+        notes=(*run.notes, *_notes(model, case, seen)),
         provenance=model.provenance(seed=seed, k=k, draws=draws),
         pathways=run.paths,
         repairs=run.fixes,

@@ -102,15 +102,19 @@ def _when(paths: Pathways) -> Iterator[str]:
     there = {flow: mark for flow, mark in at.items() if not math.isnan(mark.state)}
     if len(there) == 2:
         first, second = sorted(there, key=lambda flow: there[flow].state)
-        if there[first].state == there[second].state:
-            yield f"Both flows reach the answer position at state {there[first].state:.0f} of {n_layers}."
+        start, later = there[first].state, there[second].state
+        if start == later:
+            yield f"Both flows reach the answer position at state {start:.0f} of {n_layers}."
         else:
             yield (
-                f"The {first} flow is at the answer position from state {there[first].state:.0f} "
-                f"of {n_layers} on, the {second} one from state {there[second].state:.0f}."
+                f"The {first} flow is at the answer position from state {start:.0f} of "
+                f"{n_layers} on, the {second} one from state {later:.0f}."
             )
     for flow, mark in there.items() if len(there) == 1 else ():
-        yield f"The {flow} flow is at the answer position from state {mark.state:.0f} of {n_layers} on."
+        yield (
+            f"The {flow} flow is at the answer position from state {mark.state:.0f} of "
+            f"{n_layers} on."
+        )
 
 
 def _repair(fixes: Repairs, outcome: str) -> list[str]:
@@ -120,30 +124,36 @@ def _repair(fixes: Repairs, outcome: str) -> list[str]:
     asked = [m for m in fixes.commitments if not m.reason.startswith("nothing to")]
     asked = [m for m in asked if not m.reason.startswith("no ")]
     words = {
-        "causal, de-prime": "taking away what the subject brings without context",
-        "causal, replace subject": "replacing the subject's states",
+        "causal, de-prime": "taking away what the subject brings",
+        "causal, replace subject": "replacing its states",
         "causal, restore cue": "giving the states of the clean twin",
         "causal, remove cue": "taking the cue away",
     }
     sentences = []
-    for mark in asked:
-        what = words[mark.definition]
-        if math.isnan(mark.state):
-            broken = "break the answer" if "remove" in mark.definition else "repair it"
-            sentences.append(f"At no state does {what} {broken}, beyond its control.")
-            continue
-        effect = "breaks it" if "remove" in mark.definition else "repairs it"
-        sentences.append(
-            f"Up to state {mark.state - 1:.0f} of {mark.n_layers}, {what} still {effect}; from "
-            f"state {mark.state:.0f} on it is committed{_interval(mark)}."
-        )
+    for breaking, effect in ((False, "repair it"), (True, "break it")):
+        alike: dict[str, list[str]] = {}
+        for mark in asked:
+            if (mark.definition == "causal, remove cue") == breaking:
+                alike.setdefault(_reach(mark), []).append(words[mark.definition])
+        never = " or ".join(alike.pop("", []))
+        if never:
+            sentences.append(f"At no state does {never} {effect} beyond its control.")
+        told = [f"up to {reach} by {' or '.join(what)}" for reach, what in alike.items()]
+        if told:
+            can = "broken" if breaking else "repaired"
+            sentences.append(
+                f"The answer could be {can} {', '.join(told)}; after that it is committed."
+            )
     return sentences
 
 
-def _interval(mark: Mark) -> str:
-    if math.isnan(mark.low):
+def _reach(mark: Mark) -> str:
+    """The last state at which a repair works, "" if there is none; with the commitment's spread."""
+    if math.isnan(mark.state):
         return ""
-    return f" (interval over draws {mark.low:.0f} to {mark.high:.0f})"
+    spread = f" (commitment {mark.low:.0f} to {mark.high:.0f} over draws)"
+    known = not math.isnan(mark.low) and mark.low < mark.high
+    return f"state {mark.state - 1:.0f} of {mark.n_layers}{spread if known else ''}"
 
 
 def _lens(

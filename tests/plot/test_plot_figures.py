@@ -98,12 +98,12 @@ def test_marks_stand_at_their_states_with_name_definition_and_interval() -> None
     marks = Markers(
         (
             Mark("onset", "published (guide) on dss_published", 2.0, 8),
-            Mark("inversion", "ours, on the lens margin", 6.0, 8, low=5.5, high=7.25),
+            Mark("inversion", "lens (dst) on margin", 6.0, 8, low=5.5, high=7.25),
         )
     )
     fig = plot.lens(report.lens, marks=marks)
     onset = trace_named(fig, "onset, published (guide) on dss_published")
-    inversion = trace_named(fig, "inversion, ours, on the lens margin")
+    inversion = trace_named(fig, "inversion, lens (dst) on margin")
     assert (list(onset.x), list(inversion.x)) == ([2.0], [6.0])
     assert onset.marker.symbol == "triangle-down-open"
     assert inversion.marker.symbol == "diamond"
@@ -114,21 +114,21 @@ def test_marks_stand_at_their_states_with_name_definition_and_interval() -> None
     assert [(shape.x0, shape.x1) for shape in bands] == [(5.5, 7.25)]
     texts = [note.text for note in fig.layout.annotations]
     assert "<b>onset</b>, published (guide) on dss_published" in texts
-    assert "<b>inversion</b>, ours, on the lens margin" in texts
+    assert "<b>inversion</b>, lens (dst) on margin" in texts
     # Rows stand one below the other, beneath the margin.
     assert onset.y[0] > inversion.y[0]
     assert fig.layout.yaxis2.domain[1] <= fig.layout.yaxis.domain[0]
 
 
 def test_an_absent_mark_is_named_last_with_its_reason_and_has_no_place() -> None:
-    absent = Mark("inversion", "ours, on the lens margin", NAN, 4, reason="never contextual")
-    there = Mark("commitment", "ours, on the lens margin", 3.0, 4)
+    absent = Mark("inversion", "lens (dst) on margin", NAN, 4, reason="never contextual")
+    there = Mark("commitment", "lens (dst) on margin", 3.0, 4)
     fig = plot.lens(make_report().lens, marks=[absent, there])
     rows = [trace for trace in fig.data if trace.yaxis == "y2"]
     assert [(row.name.split(",")[0], list(row.x)) for row in rows] == [("commitment", [3.0])]
     there_note, absent_note = [note for note in fig.layout.annotations if note.yref == "y2"]
-    assert there_note.text == "<b>commitment</b>, ours, on the lens margin"
-    assert absent_note.text == "<b>no inversion</b>, ours, on the lens margin"
+    assert there_note.text == "<b>commitment</b>, lens (dst) on margin"
+    assert absent_note.text == "<b>no inversion</b>, lens (dst) on margin"
     assert "never contextual" in absent_note.hovertext
     assert there_note.y > rows[0].y[0] > absent_note.y >= fig.layout.yaxis2.range[0]
     assert [shape.x0 for shape in fig.layout.shapes if shape.type == "line"] == [3.0]
@@ -138,7 +138,7 @@ def test_marks_are_told_apart_by_the_score_that_their_definition_names() -> None
     marks = Markers(
         (
             Mark("onset", "published (guide) on dss_published", 1.0, 4),
-            Mark("onset", "ours, on the lens margin", 1.0, 4),
+            Mark("onset", "lens (dst) on margin", 1.0, 4),
             Mark("onset", "on dss_published_2", 1.0, 4),
         )
     )
@@ -229,10 +229,12 @@ def test_a_score_that_is_nowhere_defined_is_drawn_as_gaps() -> None:
 def test_marks_of_the_scores_share_their_axis_of_states() -> None:
     report = make_report(n_layers=8)
     fig = plot.coherence(report.coherence, report.markers)
-    rows = [trace for trace in fig.data if trace.name.startswith(("onset", "inv", "commit"))]
+    names = {mark.name for mark in report.markers.marks}
+    rows = [trace for trace in fig.data if trace.name.split(",")[0] in names]
     assert [list(row.x) for row in rows] == [
         [mark.state] for mark in report.markers.marks if not mark.reason
     ]
+    assert len(rows) == 10
     assert {row.xaxis for row in rows} == {"x"}
     assert all(trace.xaxis in (None, "x") for trace in fig.data)
 
@@ -323,6 +325,9 @@ def test_drawing_changes_neither_the_results_nor_plotlys_default() -> None:
     plot.coherence(report.coherence, report.markers)
     plot.top_words(report.lens, report.trace)
     plot.residual(report.trace)
+    plot.pathways(report.pathways)
+    plot.repairs(report.repairs)
+    plot.attribution(report.attribution)
     assert pio.templates.default == before
     np.testing.assert_array_equal(report.lens.margin, margin)
     assert report.lens.margin.flags.writeable

@@ -11,11 +11,15 @@ import numpy as np
 
 from dst.core.case import Case
 from dst.core.results import (
+    Attribution,
     Coherence,
+    Estimate,
     LensReadout,
     Mark,
     Markers,
+    Pathways,
     Provenance,
+    Repairs,
     Report,
     Score,
     Trace,
@@ -49,6 +53,7 @@ def make_report(
     cue: str = "concert",
     vocabulary: Sequence[str] = VOCABULARY,
     final: float = -2.31,
+    flows: bool = True,
 ) -> Report:
     """A report whose margin starts at 0, leans to the context, then goes to ``final``.
 
@@ -60,6 +65,8 @@ def make_report(
         cue: A word of the prompt.
         vocabulary: Ten words; the fifth is the contextual answer, the sixth the associative.
         final: LD, in logits; negative is a hallucination.
+        flows: With the two pathways, the repairs and the attribution, as where a case has a
+            cue and a subject.
     """
     tokens = tuple(tokens or prompt.split())
     contextual, associative = vocabulary[CONTEXTUAL_ID], vocabulary[ASSOCIATIVE_ID]
@@ -76,18 +83,22 @@ def make_report(
     lens = _lens(n_layers, vocabulary, final)
     hallucinates = final < 0
     said = associative if hallucinates else contextual
+    paths = make_pathways(trace.roles, n_layers, final) if flows else None
+    fixes = make_repairs(n_layers, final) if flows else None
+    causal = (*fixes.commitments, *paths.marks[-4:]) if paths and fixes else ()
     return Report(
         case=case,
         trace=trace,
         lens=lens,
         coherence=_coherence(n_layers, lens.margin),
-        markers=_markers(n_layers),
+        markers=_markers(n_layers, causal),
         outcome="hallucination" if hallucinates else "correct",
         answer=said,
         answer_prob=float(max(lens.contextual_prob[-1], lens.associative_prob[-1])),
         verdict=(
             f"The model answers {said!r} where the context says {contextual!r} "
             f"(LD {final:.2f} logits).",
+            *((f"LD {final:+.2f} = base +0.50 + prior and effect.",) if flows else ()),
             f"After block 1 the residual leaned to {contextual!r}; from block {n_layers - 1} on "
             f"it says {said!r}.",
         ),
@@ -95,6 +106,128 @@ def make_report(
             f"The associative answer {associative!r} was inferred: it is the likeliest word.",
             "The form 'Fish' was dropped: it is no token of this vocabulary.",
         ),
+        provenance=PROVENANCE,
+        pathways=paths,
+        repairs=fixes,
+        attribution=make_attribution(n_layers, final) if flows else None,
+    )
+
+
+def make_pathways(trace_roles: Sequence[str], n_layers: int, final: float) -> Pathways:
+    """Flows as a trained model has them: association first, context over a relay.
+
+    Base 1/2, prior -4; the context travels cue (states 0 and 1), relay, answer (the last two
+    states), the association from the first subject (state 0) to the answer. Four draws.
+    """
+    roles = (*dict.fromkeys(role for role in trace_roles if role != "answer"), "answer")
+    base, prior = 0.5, -4.0
+    effect = final - base - prior
+    spread = np.array([0.9, 1.0, 1.1, 1.0])
+    states = np.arange(n_layers + 1)
+    late = max(n_layers - 1, 1)
+    context, association = (np.zeros((n_layers + 1, len(roles))) for _ in range(2))
+    for role, where in (
+        ("cue", states < min(2, late)),
+        ("relay", (states >= 2) & (states < late)),
+        ("answer", states >= late),
+    ):
+        if role in roles:
+            context[where, roles.index(role)] = effect
+    for role, where in (("subject_1", states < 1), ("answer", states >= 1)):
+        if role in roles:
+            association[where, roles.index(role)] = prior
+
+    def mark(name: str, flow: str, role: str, state: float, **more: object) -> Mark:
+        definition = f"{flow} flow at {role}"
+        return Mark(name, definition, state, n_layers, **more)  # type: ignore[arg-type]
+
+    never = {"reason": "never carries this flow (its removal stays under the floor)"}
+    marks = [
+        mark("arrival", "contextual", "cue", 0.0, low=0.0, high=0.0),
+        mark("departure", "contextual", "cue", float(min(2, late))),
+        mark("arrival", "associative", "cue", NAN, **never),
+        mark("departure", "associative", "cue", NAN, **never),
+        mark("arrival", "associative", "subject_1", 0.0),
+        mark("departure", "associative", "subject_1", 1.0),
+        mark("arrival", "contextual", "answer", float(late), low=late - 0.5, high=float(late)),
+        mark("handover", "contextual", "answer", float(late)),
+        mark("arrival", "associative", "answer", 1.0, low=1.0, high=1.0),
+        mark("handover", "associative", "answer", 1.0),
+    ]
+    return Pathways(
+        roles=roles,
+        positions=tuple(
+            tuple(i for i, name in enumerate(trace_roles) if name == role) for role in roles
+        ),
+        contrast=final,
+        base=Estimate(base, 0.4, 0.6, 4),
+        prior=Estimate(prior, prior - 0.5, prior + 0.5, 4),
+        total_effect=Estimate(effect, effect - 0.2, effect + 0.2, 4),
+        contextual_removal=spread[:, None, None] * context,
+        contextual_insertion=spread[::-1, None, None] * context,
+        associative_removal=spread[:, None, None] * association,
+        associative_insertion=spread[::-1, None, None] * association,
+        contextual_floor=0.2,
+        associative_floor=0.5,
+        draw_against_draw=np.full((n_layers + 1, len(roles)), 0.07),
+        marks=tuple(marks),
+        redundant=np.zeros(n_layers + 1, dtype=bool),
+        cancelled=False,
+        self_patch_error=3e-7,
+        donor_error=0.0,
+        notes=(),
+        provenance=PROVENANCE,
+    )
+
+
+def make_repairs(n_layers: int, final: float) -> Repairs:
+    """Two repairs that exist and one that does not; of a failure the first works up to state 1."""
+    states = np.arange(n_layers + 1)
+    turned = float(min(2, n_layers))
+    early = states < 2
+    fails = final < 0
+
+    def mark(name: str, state: float, **more: object) -> Mark:
+        floor = {"thresholds": {"floor": 0.5}}
+        return Mark("commitment", f"causal, {name}", state, n_layers, **(more | floor))  # type: ignore[arg-type]
+
+    return Repairs(
+        names=("de-prime", "remove cue"),
+        patched=np.stack([np.where(early, 1.7, final), np.where(early, -3.5, final)]),
+        control=np.stack([np.where(early, 0.5, -3.5), np.full(n_layers + 1, 0.6)]),
+        commitments=(
+            mark("de-prime", turned, low=1.0, high=turned)
+            if fails
+            else mark("de-prime", NAN, reason="nothing to repair: no failure"),
+            mark("restore cue", NAN, reason="no clean variant of equal length"),
+            mark("remove cue", NAN, reason="nothing to break: no success")
+            if fails
+            else mark("remove cue", turned, low=turned, high=turned),
+        ),
+        provenance=PROVENANCE,
+    )
+
+
+def make_attribution(n_layers: int, final: float) -> Attribution:
+    """Two heads, a bias and an MLP a layer; ``nonlinear`` closes the sum to LD."""
+    names, layers = ["embedding"], [-1]
+    for layer in range(n_layers):
+        names += [f"head {layer}.0", f"head {layer}.1", f"attn_bias {layer}", f"mlp {layer}"]
+        layers += [layer] * 4
+    names += ["norm_bias", "head_bias", "nonlinear"]
+    layers += [n_layers] * 3
+    base, associative, contextual = 0.2 * np.random.default_rng(1).normal(size=(3, len(names)))
+    associative[-3:] = contextual[-3:] = 0.0
+    contextual[2], associative[4] = 2.5, -3.25
+    base[-1] += final - (base + associative + contextual).sum()
+    return Attribution(
+        components=tuple(names),
+        layers=np.array(layers),
+        base=base,
+        associative=associative,
+        contextual=contextual,
+        contrast=final,
+        closure_error=2e-8,
         provenance=PROVENANCE,
     )
 
@@ -195,7 +328,7 @@ def _coherence(n_layers: int, margin: np.ndarray) -> Coherence:
     )
 
 
-def _markers(n_layers: int) -> Markers:
+def _markers(n_layers: int, causal: Sequence[Mark]) -> Markers:
     late = float(n_layers - 1)
 
     def mark(name: str, definition: str, state: float, **more: object) -> Mark:
@@ -203,6 +336,7 @@ def _markers(n_layers: int) -> Markers:
 
     return Markers(
         (
+            *causal,
             mark("onset", "published (guide) on dss_published", 1.0, thresholds={"below": 0.6}),
             mark(
                 "inversion",
@@ -217,9 +351,9 @@ def _markers(n_layers: int) -> Markers:
                 float(n_layers),
                 note="the lowest value always exists, so correct answers commit too",
             ),
-            mark("onset", "published (v3 code) on cas_published", 1.0, note="99 % on noise"),
-            mark("inversion", "ours, on the lens margin", late, low=late - 0.6, high=late + 0.4),
-            mark("commitment", "ours, on the lens margin", late),
+            mark("onset", "published (code) on cas_published", 1.0, note="99 % on noise"),
+            mark("inversion", "lens (dst) on margin", late, low=late - 0.6, high=late + 0.4),
+            mark("commitment", "lens (dst) on margin", late),
         ),
         PROVENANCE,
     )

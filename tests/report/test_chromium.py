@@ -26,10 +26,15 @@ DRAWN = """[...document.querySelectorAll('[data-figure]')].map(plot => ({
   id: plot.dataset.figure,
   svgs: plot.querySelectorAll('svg.main-svg').length,
   lines: plot.querySelectorAll('.scatterlayer .trace').length,
+  maps: plot.querySelectorAll('.heatmaplayer .hm').length,
+  bars: plot.querySelectorAll('.barlayer .trace').length,
   names: plot.data.map(trace => trace.name),
   ink: plot.layout.template.layout.font.color,
   width: plot.getBoundingClientRect().width,
 }))"""
+
+
+MARGIN = "[data-figure=figure-margin]"
 
 
 @pytest.fixture
@@ -74,15 +79,19 @@ def test_the_page_draws_its_figures_and_asks_no_network(page: Page, tmp_path: Pa
     url = report.to_html(tmp_path / "report.html").as_uri()
     page.resize(1280, 900)
     page.open(url)
-    margin, scores = page.evaluate(DRAWN)
+    paths, repairs, parts, margin, scores = page.evaluate(DRAWN)
     assert margin["names"][0] == "logit lens margin"
     assert {name.split()[0] for name in scores["names"]} >= set(report.coherence.names) - {"margin"}
-    for figure in (margin, scores):
+    for figure in (repairs, margin, scores):
         assert figure["svgs"] >= 2
         assert figure["lines"] == len(figure["names"])
+    # Two maps, two rows of bars; the other traces of these figures are lines.
+    assert (paths["maps"], paths["lines"]) == (2, len(paths["names"]) - 2)
+    assert (parts["bars"], parts["lines"]) == (2, 3)
     assert complaints(page) == []
     asked = [event["request"]["url"] for event in page.named("Network.requestWillBeSent")]
-    assert asked == [url]
+    # The maps of the flows are pictures that stand in the page itself.
+    assert [address for address in asked if not address.startswith("data:image/png;")] == [url]
     page.close()
     assert network_requests(page.net_log) == set()
 
@@ -112,6 +121,35 @@ def test_the_page_fits_every_width(page: Page, tmp_path: Path, n_layers: int) ->
             f" e.getBoundingClientRect().right > {width} + 0.5).map(e => e.outerHTML.slice(0, 80))"
         )
         assert wide == [], width
+
+
+# Texts of figures that begin or end outside their figure, where they would be cut.
+CUT = """[...document.querySelectorAll('[data-figure]')].flatMap(plot => {
+  const room = plot.getBoundingClientRect();
+  return [...plot.querySelectorAll('svg text')]
+    .filter(text => text.textContent && (text.getBoundingClientRect().right > room.right + 1
+      || text.getBoundingClientRect().left < room.left - 1))
+    .map(text => text.textContent);
+})"""
+
+
+@pytest.mark.parametrize("final", [-2.31, 2.0])
+def test_no_text_of_a_figure_is_cut_on_a_phone(page: Page, tmp_path: Path, final: float) -> None:
+    report = make_report(final=final)
+    fixes, paths = report.repairs, report.pathways
+    assert fixes is not None
+    assert paths is not None
+    long = "not repairable by replace subject"
+    marks = tuple(mark.replace(state=float("nan"), reason=long) for mark in fixes.commitments[:2])
+    redundant = ~paths.redundant
+    report = report.replace(
+        repairs=fixes.replace(commitments=(*marks, fixes.commitments[2])),
+        pathways=paths.replace(redundant=redundant, cancelled=True),
+    )
+    page.resize(360, 800)
+    page.open(report.to_html(tmp_path / "report.html").as_uri())
+    page.settle()
+    assert page.evaluate(CUT) == []
 
 
 def tall_report() -> Report:
@@ -158,14 +196,14 @@ def test_the_page_prints_on_a_few_sheets(page: Page, tmp_path: Path) -> None:
     page.open(make_report().to_html(tmp_path / "report.html").as_uri())
     pdf = base64.b64decode(page.call("Page.printToPDF", printBackground=True)["data"])
     assert pdf.startswith(b"%PDF-")
-    assert 3 <= pdf.count(b"/Type /Page\n") <= 7
+    assert 6 <= pdf.count(b"/Type /Page\n") <= 12  # five figures, seven tables
 
 
 def test_hostile_text_is_shown_and_does_nothing(page: Page, tmp_path: Path) -> None:
     page.open(hostile_report().to_html(tmp_path / "report.html").as_uri())
     assert complaints(page) == []
     assert page.evaluate("document.querySelector('h1').textContent") == HOSTILE[0]
-    assert page.evaluate("document.scripts.length") == 5
+    assert page.evaluate("document.scripts.length") == 8
     texts = page.evaluate("[...document.querySelectorAll('svg text')].map(e => e.textContent)")
     assert any("</script>" in text for text in texts), texts  # as text, in a figure too
     assert all(figure["svgs"] >= 2 for figure in page.evaluate(DRAWN))
@@ -187,14 +225,15 @@ def test_hovering_a_state_shows_its_numbers(page: Page, tmp_path: Path) -> None:
     page.resize(1280, 2400)
     page.open(make_report().to_html(tmp_path / "report.html").as_uri())
     box = page.evaluate(
-        "(() => { const r = document.querySelectorAll('.scatterlayer .point')[3]"
-        ".getBoundingClientRect(); return [r.x + r.width / 2, r.y + r.height / 2]; })()"
+        f"(() => {{ const place = document.querySelector('{MARGIN}'); place.scrollIntoView();"
+        " const r = place.querySelectorAll('.scatterlayer .point')[3].getBoundingClientRect();"
+        " return [r.x + r.width / 2, r.y + r.height / 2]; })()"
     )
     for kind in ("mouseMoved", "mouseMoved"):
         page.call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1])
     shown = page.evaluate(
         "new Promise(done => { let tries = 0; const look = () => {"
-        " const text = document.querySelector('.hoverlayer').textContent;"
+        f" const text = document.querySelector('{MARGIN} .hoverlayer').textContent;"
         " if (text || ++tries > 100) done(text); else setTimeout(look, 100); }; look(); })"
     )
     assert "after block 3 of 4" in shown

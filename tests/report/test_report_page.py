@@ -16,7 +16,7 @@ import pytest
 
 from dst.core.case import Case
 from dst.core.errors import ResultError
-from dst.core.results import Report
+from dst.core.results import Estimate, Report
 from dst.plot.text import number
 from dst.report import render_page, write_page
 from dst.report.page import inert_json
@@ -75,7 +75,25 @@ def hostile_report() -> Report:
         )
         for score in report.coherence.scores
     )
+    assert report.pathways is not None
+    assert report.repairs is not None
+    assert report.attribution is not None
+    roles = tuple(f"{bad}{i}" for i in range(len(report.pathways.roles) - 1))
+    flow_marks = tuple(
+        mark.replace(note=bad, reason=bad, state=NAN) for mark in report.pathways.marks
+    )
+    fixes = report.repairs.replace(
+        names=(bad, bad),
+        commitments=tuple(
+            mark.replace(definition=bad, reason=bad, state=NAN)
+            for mark in report.repairs.commitments
+        ),
+    )
+    components = (bad,) * len(report.attribution.components)
     return report.replace(
+        pathways=report.pathways.replace(roles=(*roles, "answer"), marks=flow_marks),
+        repairs=fixes,
+        attribution=report.attribution.replace(components=components),
         verdict=(bad, bad),
         notes=(bad, bad),
         answer=bad,
@@ -104,10 +122,14 @@ def test_the_verdict_is_the_title_and_the_parts_come_in_order() -> None:
     page = Document(render_page(report))
     assert page.texts["h1"] == [report.verdict[0]]
     assert page.texts["h2"] == [
-        *("The prompt", "The outcome", "What each layer was saying", "Where it turned"),
+        *("The prompt", "The outcome", "What each layer was saying", "Two pathways"),
+        *("What would have repaired it", "Which components wrote it", "Where it turned"),
         *("Coherence scores", "Marks", "Notes", "Where this comes from"),
     ]
-    assert report.verdict[1] in page.texts["main"][0]
+    assert page.texts["h3"][:3] == ["Causal", "Lens", "Published"]
+    assert report.verdict[1].startswith("LD ")
+    assert report.verdict[1] not in page.texts["main"][0]  # a row of numbers says it
+    assert report.verdict[2] in page.texts["main"][0]
     assert make_report().replace(verdict=()).outcome == "hallucination"
     bare = Document(render_page(report.replace(verdict=(), notes=())))
     assert bare.texts["h1"] == ["The greedy answer is an associative form: a hallucination."]
@@ -148,7 +170,7 @@ def test_plotly_is_inlined_once_and_the_size_is_what_we_say() -> None:
     assert html.count("* plotly.js v") == 1
     assert 4.5e6 < len(html.encode()) < 5.2e6
     small = len(re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL).encode())
-    assert small < 60_000
+    assert small < 150_000
 
 
 # --------------------------------------------------------------------------------- escaping
@@ -157,7 +179,7 @@ def test_plotly_is_inlined_once_and_the_size_is_what_we_say() -> None:
 def test_nothing_that_is_shown_can_act() -> None:
     page = Document(render_page(hostile_report()))
     assert page.texts["h1"] == [HOSTILE[0]]
-    assert len(page.all("script")) == 5  # two figures, the templates, Plotly, ours
+    assert len(page.all("script")) == 8  # five figures, the templates, Plotly, ours
     text = page.texts["main"][0]
     assert "\x1b" not in text
     assert "\u202e" not in text
@@ -178,19 +200,37 @@ def test_json_in_the_page_says_the_same_without_tags() -> None:
 # ---------------------------------------------------------------------------- what is told
 
 
+def values(packed: Any) -> np.ndarray:
+    """An array as Plotly writes it: base64 with its type, or a list."""
+    if not isinstance(packed, dict):
+        return np.array(packed)
+    found = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
+    return found.reshape([int(size) for size in str(packed.get("shape", found.size)).split(",")])
+
+
 def test_the_figures_in_the_page_are_those_of_plot() -> None:
     report = make_report(n_layers=6)
+    assert report.pathways is not None
+    assert report.repairs is not None
+    assert report.attribution is not None
     page = Document(render_page(report))
-    margin, scores, templates = [json.loads(block) for block in page.scripts(data=True)]
-    names = [trace["name"] for trace in margin["data"]]
-    assert names == [
-        "logit lens margin",
-        "inversion, ours, on the lens margin",
-        "commitment, ours, on the lens margin",
+    paths, repairs, parts, margin, scores, templates = [
+        json.loads(block) for block in page.scripts(data=True)
     ]
-    packed = margin["data"][0]["y"]  # Plotly writes arrays as base64
-    values = np.frombuffer(base64.b64decode(packed["bdata"]), dtype=packed["dtype"])
-    np.testing.assert_array_equal(values, report.lens.margin)
+    maps = {trace["name"]: values(trace["z"]) for trace in paths["data"] if "z" in trace}
+    for flow in ("contextual", "associative"):
+        removal = getattr(report.pathways, f"{flow}_removal").mean(axis=0)
+        np.testing.assert_allclose(maps[f"{flow} removal"], removal.T)
+    repaired = [values(t["y"]) for t in repairs["data"] if t["name"] == "repaired"]
+    np.testing.assert_array_equal(repaired, report.repairs.patched)
+    assert {"contextual part", "associative part"} <= {t["name"] for t in parts["data"]}
+    names = [trace["name"] for trace in margin["data"]]
+    assert names == [  # causal marks stand in the figures of the interventions
+        "logit lens margin",
+        "inversion, lens (dst) on margin",
+        "commitment, lens (dst) on margin",
+    ]
+    np.testing.assert_array_equal(values(margin["data"][0]["y"]), report.lens.margin)
     shown = [trace["name"].split()[0].rstrip(",") for trace in scores["data"]]
     assert shown[:3] == ["dss_published", "dss_corrected", "undefined"]
     assert shown[3:5] == ["cas_published", "cas_corrected"]
@@ -198,6 +238,121 @@ def test_the_figures_in_the_page_are_those_of_plot() -> None:
     assert "margin" not in shown
     assert set(templates) == {"light", "dark"}
     assert templates["light"] != templates["dark"]
+
+
+def test_what_was_not_measured_has_no_section_and_its_note_says_why() -> None:
+    why = "The two pathways were not measured: the case names no cue."
+    report = make_report(flows=False)
+    page = Document(render_page(report.replace(notes=(why,))))
+    heads = page.texts["h2"]
+    assert not {"Two pathways", "What would have repaired it", "Which components wrote it"} & set(
+        heads
+    )
+    assert why in page.texts["main"][0]
+    assert len(page.scripts(data=True)) == 3
+    assert "Causal" not in page.texts["h3"]
+    assert "prior" not in page.texts["main"][0]
+    assert page.texts["dt"][:2] == ["p(answer)", "LD"]
+    # Each part on its own.
+    whole = make_report()
+    assert whole.repairs is not None
+    none = whole.repairs.replace(names=(), patched=np.zeros((0, 5)), control=np.zeros((0, 5)))
+    for change, gone in (
+        ({"attribution": None}, "Which components wrote it"),
+        ({"repairs": None}, "What would have repaired it"),
+        ({"repairs": none}, "What would have repaired it"),
+        ({"pathways": None}, "Two pathways"),
+    ):
+        heads = Document(render_page(whole.replace(**change))).texts["h2"]
+        assert gone not in heads
+        assert len(heads) == 10
+
+
+def test_of_a_success_the_page_says_what_would_have_broken_it() -> None:
+    heads = Document(render_page(make_report(final=2.0))).texts["h2"]
+    assert "What would have broken it" in heads
+    assert "What would have repaired it" not in heads
+    neither = Document(render_page(make_report().replace(outcome="neither"))).texts["h2"]
+    assert "What repairs change" in neither
+
+
+def test_the_sum_is_one_row_with_its_intervals_to_one_scale() -> None:
+    report = make_report()
+    assert report.pathways is not None
+    paths = report.pathways.replace(
+        contrast=1.0,
+        base=Estimate(-2.0, -4.0, 0.0, 8),
+        prior=Estimate(-0.5, -1.0, 0.0, 8),
+        total_effect=Estimate(3.5, NAN, NAN, 1),
+        associative_floor=0.75,
+        contextual_floor=0.05,
+    )
+    html = render_page(report.replace(pathways=paths))
+    html = html[html.index('<dl class="sum">') :]
+    html = html[: html.index("</dl>")]
+    row = Document(html)
+    assert row.texts["dt"] == ["LD", "= base", "+ prior of the subject", "+ effect of the context"]
+    assert row.texts["dd"][::3] == ["1.00", "−2.00", "−0.50", "3.50"]
+    assert row.texts["small"] == [
+        "logits",
+        "−4.00 to 0.00",
+        "−1.00 to 0.00; within its floor 0.75",
+        "one draw",
+    ]
+    # The widest number is 4: it takes half of a track, zero is in the middle.
+    spans = re.findall(r'class="span \w+" style="left:([\d.]+)%;width:([\d.]+)%"', html)
+    assert spans == [("62.5", "0.0"), ("0.0", "50.0"), ("37.5", "12.5"), ("93.8", "0.0")]
+    dots = re.findall(r'class="dot (\w+)" style="left:([\d.]+)%"', html)
+    assert dots == [
+        ("contextual", "62.5"),
+        ("associative", "25.0"),
+        ("associative", "43.8"),
+        ("contextual", "93.8"),
+    ]
+    assert html.count('<div class="faint">') == 1
+
+
+def test_where_each_flow_is_stands_in_a_table() -> None:
+    report = make_report(n_layers=6)
+    page = render_page(report)
+    table = page[page.index("carries the contextual flow") :]
+    rows = re.findall(
+        r'<th scope="row">([^<]*)</th><td[^>]*>([^<]*)</td><td[^>]*>([^<]*)</td>',
+        table[: table.index("</table>")],
+    )
+    assert rows == [
+        ("cue", "states 0 to 1", "no"),
+        ("subject_1", "no", "state 0"),
+        ("answer", "from state 5", "from state 1"),
+    ]
+    assert "No flow above its floor at rest, relay, subject_2, subject_3." in page
+
+
+def test_every_number_of_the_interventions_stands_in_a_table() -> None:
+    report = make_report(n_layers=5)
+    assert report.pathways is not None
+    assert report.repairs is not None
+    assert report.attribution is not None
+    page = Document(render_page(report))
+    cells = page.texts["td"]
+    rows = [re.sub(r"\s+", " ", row).strip() for row in page.texts["tr"]]
+    for flow in report.pathways.to_records():
+        wanted = [number(float(flow[name])) for name in list(flow)[2:]]
+        assert "".join([str(flow["state"]), flow["role"], *wanted]) in rows
+    for repair in report.repairs.to_records():
+        assert number(repair["patched"]) in cells
+        assert number(repair["control"]) in cells
+    for part in report.attribution.to_records():
+        wanted = [number(part[name], 3) for name in ("contextual", "associative", "base")]
+        assert "".join([part["component"], *wanted]) in rows
+    main = page.texts["main"][0]
+    assert "put back change LD by 3e-07 logits at most" in main
+    assert "miss the donor’s LD by 0;" in main
+    assert "one neutral draw put in for another moves LD by 0.07" in main
+    assert "misses the last residual state by 2e-08 logits" in main
+    unknown = np.full_like(report.pathways.draw_against_draw, NAN)
+    one = report.pathways.replace(draw_against_draw=unknown)
+    assert "one neutral draw put in" not in render_page(report.replace(pathways=one))
 
 
 def test_every_number_stands_in_a_table() -> None:
@@ -243,11 +398,11 @@ def test_an_answer_that_is_not_given_is_said(mass: float, warned: bool) -> None:
 
 def test_a_deep_model_shows_picked_states_and_keeps_all_in_the_table() -> None:
     html = render_page(make_report(n_layers=80))
-    strip = html[html.index('class="strip"') : html.index('id="h-margin"')]
+    strip = html[html.index('class="strip"') : html.index('id="h-pathways"')]
     assert strip.count('<th scope="row">') == 17
     assert "17 of 81 states" in strip
     assert "after block 80" in strip
-    table = html[html.index('class="numbers"') : html.index('id="h-scores"')]
+    table = html[html.index('id="h-margin"') : html.index('id="h-scores"')]
     assert table.count('<th scope="row">') == 81
 
 
