@@ -28,14 +28,20 @@ Prompt = str | tuple[Message, ...]
 
 @dataclass(frozen=True)
 class AlignedPrompt:
-    """A variant of another length, with the spans that correspond: (in the prompt, in the variant).
+    """A variant with more than a prompt: spans that correspond, or a prefix of its own.
 
-    Outside these spans both texts must be the same. In JSON:
-    ``{"prompt": "...", "aligned": [["at the lake", "near the old stone bridge"]]}``.
+    In JSON: ``{"prompt": "...", "aligned": [["at the lake", "near the old stone bridge"]]}``.
+
+    Attributes:
+        prompt: Text, or chat messages.
+        aligned: For a variant of another length, the spans that correspond: (in the
+            prompt, in the variant). Outside them both texts must be the same.
+        prefix: Text of the reply before the answer; by default the case's.
     """
 
     prompt: Prompt
-    aligned: tuple[tuple[str, str], ...]
+    aligned: tuple[tuple[str, str], ...] = ()
+    prefix: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prompt", _prompt("prompt", self.prompt))
@@ -47,6 +53,8 @@ class AlignedPrompt:
                 )
         spans = tuple(_texts("aligned", pair) for pair in pairs)
         object.__setattr__(self, "aligned", tuple((a, b) for a, b in spans))
+        if self.prefix is not None:
+            _text("prefix", self.prefix)
 
 
 Variant = Prompt | AlignedPrompt
@@ -490,9 +498,9 @@ def _variant(name: str, value: Any) -> Variant:
         return value
     if not isinstance(value, Mapping):
         return _prompt(name, value)
-    if set(value) != {"prompt", "aligned"}:
+    if "prompt" not in value or not set(value) <= {"prompt", "aligned", "prefix"}:
         raise _bad(name, f"{dict(value)!r}", 'text, or {"prompt": ..., "aligned": [[from, to]]}')
-    return AlignedPrompt(value["prompt"], value["aligned"])
+    return AlignedPrompt(value["prompt"], value.get("aligned", ()), value.get("prefix"))
 
 
 def _is_message(value: Any) -> bool:
@@ -501,8 +509,9 @@ def _is_message(value: Any) -> bool:
 
 def _jsonable(value: Any) -> Any:
     if isinstance(value, AlignedPrompt):
-        pairs = [list(pair) for pair in value.aligned]
-        return {"prompt": _jsonable(value.prompt), "aligned": pairs}
+        pairs = {"aligned": [list(pair) for pair in value.aligned]} if value.aligned else {}
+        prefix = {} if value.prefix is None else {"prefix": value.prefix}
+        return {"prompt": _jsonable(value.prompt)} | pairs | prefix
     if isinstance(value, tuple):
         items = [_jsonable(item) for item in value]
         return items[0] if len(items) == 1 and isinstance(items[0], str) else items

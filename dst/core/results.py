@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Self, TypeVar, dataclass_transform
 
 import numpy as np
-from beartype import beartype
 from jaxtyping import Bool, Float, Int, jaxtyped
 
 from dst.core.case import Case
 from dst.core.errors import InputError, ResultError
 from dst.core.files import write_atomic
+from dst.core.shapes import beartype
 
 FORMAT = 1
 """Version of the file format; raised when a file written before can no longer be read."""
@@ -135,6 +135,15 @@ def _reason(error: Exception) -> str:
     """An error's first line: shape errors go on for a page."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".:") if lines else type(error).__name__
+
+
+def _check_reasons(name: str, value: np.ndarray, reasons: tuple[str, ...]) -> None:
+    """A value per state is NaN where there is a reason, and nowhere else."""
+    if len(reasons) != len(value):
+        raise ValueError("one reason per state is needed, empty where the value is defined")
+    for state, (number, reason) in enumerate(zip(value, reasons, strict=True)):
+        if np.isnan(number) != bool(reason):
+            raise ValueError(f"{name} at state {state}: NaN if and only if a reason")
 
 
 # -- the results ------------------------------------------------------------------------
@@ -289,11 +298,7 @@ class Score(Result):
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        if len(self.reasons) != len(self.value):
-            raise ValueError("one reason per state is needed, empty where the value is defined")
-        for state, (value, reason) in enumerate(zip(self.value, self.reasons, strict=True)):
-            if np.isnan(value) != bool(reason):
-                raise ValueError(f"{self.name} at state {state}: NaN if and only if a reason")
+        _check_reasons(self.name, self.value, self.reasons)
 
     def at(self, depth: float) -> float:
         """The value at a share of depth: state round(depth * L), halves up.
@@ -643,6 +648,9 @@ class Dose(Result):
     contrast: float
     commitment: Mark
     provenance: Provenance
+
+    def __post_init__(self) -> None:
+        _check_reasons("dose", self.value, self.reasons)
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row per state."""

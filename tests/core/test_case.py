@@ -97,6 +97,14 @@ def test_a_variant_of_another_length_says_which_spans_correspond() -> None:
     assert case(swap=[written, "a text"]).swap == (aligned, "a text")
 
 
+def test_a_variant_may_have_a_prefix_of_its_own() -> None:
+    written = {"prompt": "a", "prefix": " b"}
+    assert case(swap=written).swap == (AlignedPrompt("a", prefix=" b"),)
+    assert Case.from_dict(case(swap=written).to_dict()) == case(swap=written)
+    with pytest.raises(CaseError, match="found 3; expected text"):
+        AlignedPrompt("a", prefix=3)  # type: ignore[arg-type]
+
+
 def test_a_row_is_read_with_its_aliases_and_null_is_nothing() -> None:
     row = {
         "prompt": PROMPT,

@@ -32,7 +32,7 @@ from dst.core.results import (
     open_result,
 )
 
-PARTS: Mapping[str, type] = results._CLASSES
+PARTS = {name: k for name, k in results._CLASSES.items() if k.__module__ == results.__name__}
 CLASSES = {name: kind for name, kind in PARTS.items() if issubclass(kind, Result)}
 SIZES = {"state": 4, "layer": 3, "pos": 5, "k": 2, "component": 6, "role": 3, "source": 2}
 CASE = Case(prompt="a bass is a", contextual=("fish",), subject="bass", cue=("a",))
@@ -67,6 +67,7 @@ def made(kind: Any, depth: int = 0) -> Any:
         return Provenance(model="m", settings={"words": ("a", "b"), "k": 5, "none": None}, seed=3)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         own = {spec.name: made(spec.type, depth + 1) for spec in dataclasses.fields(kind)}
+        own |= {"reasons": ("",) * len(own["value"])} if "reasons" in own else {}
         return kind(**own | FIELDS.get(kind.__name__, {}))
     return {str: "Ωx", int: 1, float: float("nan") if depth else 0.1, bool: True}[kind]
 
@@ -223,6 +224,7 @@ def test_a_wrong_shape_or_type_is_refused(name: str, field: str, value: object) 
         ("Score", {"reasons": ("x", "", "")}, "one reason per state"),
         ("Score", {"reasons": ("", "", "", "")}, "at state 0: NaN if and only if a reason"),
         ("Score", {"reasons": ("x", "", "x", "")}, "at state 2: NaN if and only if a reason"),
+        ("Dose", {"reasons": ("x", "", "", "")}, "dose at state 0: NaN if and only if a reason"),
         ("Mark", {"reason": "never"}, "NaN if and only if there is a reason"),
         ("Mark", {"state": float("nan")}, "NaN if and only if there is a reason"),
         ("Mark", {"state": 3.5}, "state 3.5 is outside 0..3"),
