@@ -81,12 +81,13 @@ def _heading(effects: CutEffects, source: int) -> list[str]:
     beside = (
         "no other keys to compare with"
         if control is None
-        else f"as many random keys {number(control[0])} to {number(control[1])}"
+        else f"as many random keys: {number(control[0])} to {number(control[1])}"
     )
     everywhere = number(float(effects.all_layers[source]))
     return heading(
         f"Cut off from the {effects.sources[source]}",
-        f"in every block {everywhere}; {beside}",
+        f"in every block: {everywhere}",
+        beside,
     )
 
 

@@ -7,7 +7,7 @@
   const templates = read("templates");
   const plots = [...document.querySelectorAll("[data-figure]")];
   // Pixels that fit A4 and Letter within the margins of page.css, with a caption below.
-  const PAPER = { width: 660, height: 850 };
+  const PAPER = { width: 660, height: 800 };
 
   let printing = false; // printing may also turn a dark scheme to light while it lasts
 
@@ -16,10 +16,10 @@
       const figure = read(plot.dataset.figure);
       figure.layout.template = dark.matches && !printing ? templates.dark : templates.light;
       figure.layout.autosize = !printing;
-      if (printing) {
-        figure.layout.width = PAPER.width;
-        figure.layout.height = Math.min(figure.layout.height, PAPER.height);
-      }
+      // A figure taller than a sheet is made smaller as a whole, so that nothing in it collides.
+      const scale = printing ? Math.min(1, PAPER.height / figure.layout.height) : 1;
+      if (printing) figure.layout.width = PAPER.width / scale;
+      plot.style.zoom = scale;
       plot.style.height = `${figure.layout.height}px`;
       Plotly.react(plot, figure.data, figure.layout, {
         responsive: !printing,

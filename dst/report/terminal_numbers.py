@@ -164,7 +164,7 @@ def _told(kind: str, marks: Sequence[Mark], only: str) -> str:
     missing = dict.fromkeys(mark.name for mark in marks)
     for mark in there:
         missing.pop(mark.name, None)
-    none = ", ".join(f"no {name}" for name in missing)
+    none = ", ".join("none" if only else f"no {name}" for name in missing)
     return "; ".join([*told, *([none] if none else [])])
 
 

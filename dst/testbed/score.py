@@ -427,7 +427,7 @@ def table(found: Scores) -> str:
     ]
     counted = f"{found.done} planted models"
     if found.done < found.asked:
-        counted += f" of {found.asked}: interrupted"
+        counted = f"{found.done} of {found.asked} planted models: interrupted"
     failed = Counter((measure, reason) for measure, _, reason in found.failures)
     return "\n".join(
         [

@@ -293,7 +293,7 @@ def _draw(rng: np.random.Generator, split: str, word: Word, kind: str, sense: st
     return as_case(drawn, topic, rival, sense)
 
 
-def _disarmed(drawn: Scene, words: tuple[str, ...]) -> Scene:
+def _disarmed(drawn: Scene, words: Sequence[str]) -> Scene:
     """A scene whose distractors name neutral words instead of a topic's, as many of them."""
     spare = iter(words)
 

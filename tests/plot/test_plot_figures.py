@@ -325,6 +325,9 @@ def test_drawing_changes_neither_the_results_nor_plotlys_default() -> None:
     plot.coherence(report.coherence, report.markers)
     plot.top_words(report.lens, report.trace)
     plot.residual(report.trace)
+    assert report.pathways is not None
+    assert report.repairs is not None
+    assert report.attribution is not None
     plot.pathways(report.pathways)
     plot.repairs(report.repairs)
     plot.attribution(report.attribution)

@@ -182,7 +182,10 @@ def test_the_page_follows_light_dark_and_paper(page: Page, tmp_path: Path) -> No
     page.call("Emulation.setEmulatedMedia", media="print")
     assert inks() == light
     assert page.evaluate(background) == light_page
-    svgs = "[...document.querySelectorAll('svg.main-svg')].map(e => e.clientWidth)"
+    svgs = (
+        "[...document.querySelectorAll('.plot > * svg.main-svg')]"
+        ".map(e => Math.round(e.getBoundingClientRect().width))"
+    )
     heights = "[...document.querySelectorAll('figure')].map(e => e.clientHeight)"
     assert set(page.evaluate(svgs)) == {660}
     assert max(page.evaluate(heights)) <= 930  # what Letter holds: 11 in less the margins

@@ -45,7 +45,7 @@ def test_the_whole_text_of_a_small_model() -> None:
         "dss_corrected         0.20  ·▆▅▄▂  share\n"
         "cas_corrected        −0.18  ▇▅▄▂▁\n"
         "published scores  dss 0.47, cas 0.54\n"
-        "causal marks      de-prime: commitment 2 (1 to 2)\n"
+        "causal commitment de-prime: 2 (1 to 2)\n"
         "lens marks        inversion 3 (2.4 to 3.4), commitment 3\n"
         "published marks   guide: onset 1, commitment 4; code: onset 1; no inversion\n"
         "\n"
@@ -183,22 +183,27 @@ def test_marks_are_told_by_kind_the_causal_ones_first() -> None:
         Mark("commitment", "causal, remove cue", NAN, 4, reason="nothing to break: no success"),
     )
     lines = plain(make_report().replace(markers=Markers(marks))).splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("causal marks"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("causal commitment"))
     assert lines[start : start + 4] == [
-        "causal marks      de-prime, replace subject: commitment 3 (3 to 3)",
+        "causal commitment de-prime, replace subject: 3 (3 to 3)",
         "lens marks        inversion 2, commitment 3 (2.5 to 3.5); no onset",
         "published marks   guide: onset 2; no inversion",
         "other marks       somebody's: commitment 1",
     ]
     absent = tuple(mark for mark in marks if mark.reason)
     text = plain(make_report().replace(markers=Markers(absent)))
-    assert "causal marks      no commitment\n" in text
+    assert "causal commitment none\n" in text
+    flow = Mark("arrival", "contextual flow at answer", 2.0, 4)
+    report = make_report().replace(markers=Markers((*marks[-3:], flow)), pathways=None)
+    text = plain(report)  # two names: each says which it is
+    assert "causal marks      de-prime, replace subject: commitment 3 (3 to 3);" in text
+    assert "contextual flow at answer: arrival 2" in " ".join(text.split())
 
 
 def test_a_long_list_of_marks_is_cut_to_two_lines() -> None:
     marks = tuple(Mark("commitment", f"causal, repair {i}", float(i % 4), 4) for i in range(40))
     lines = plain(make_report().replace(markers=Markers(marks))).splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("causal marks"))
+    start = next(i for i, line in enumerate(lines) if line.startswith("causal commitment"))
     assert lines[start + 1].startswith(" " * 18)
     assert lines[start + 1].endswith(" …")
     assert lines[start + 2] == ""

@@ -318,7 +318,9 @@ def test_the_harmless_twins_change_loaded_words_of_the_distractors_alone() -> No
     for kind in ("prime", "binding", "shift"):
         for case in world.cases(n=20, kinds=(kind,)):
             words = case.text.split()
-            loaded = {w for t in world.TOPICS.values() for w in (*t.places, *t.activities, *t.things)}
+            loaded = {
+                w for t in world.TOPICS.values() for w in (*t.places, *t.activities, *t.things)
+            }
             shorter, *twins = case.clean
             assert len(str(shorter).split()) < len(words)
             assert len(twins) == 7
