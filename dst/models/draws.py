@@ -9,7 +9,7 @@ from importlib import resources
 from itertools import islice
 from typing import Any, NamedTuple
 
-from dst.core.case import Case, Prompt, mentions, text_of
+from dst.core.case import AlignedPrompt, Case, Prompt, Variant, mentions, prompt_of, text_of
 from dst.core.errors import TokenError
 from dst.models.text import encode, render, unknown_id
 from dst.models.tokens import TokenizedCase
@@ -31,9 +31,10 @@ def draw_variants(
     """The case with the variants that it lacks, drawn by the stated rule (METHOD 0).
 
     Neutral: every content word of the cue becomes a neutral noun, there and nowhere else.
-    Substitute: every mention of the subject becomes a neutral noun. A noun is used if the
-    prompt keeps its number of tokens and all its other tokens, and if it is none of the
-    case's own words. Without a cue (subject) there is no neutral (substitute) variant.
+    Substitute: every mention of the subject becomes a neutral noun, also in the prefix.
+    A noun is used if the prompt keeps its number of tokens and all its other tokens, and if
+    it is none of the case's own words. Without a cue (subject) there is no neutral
+    (substitute) variant.
 
     Args:
         tokenizer: The model's tokenizer.
@@ -54,7 +55,7 @@ def draw_variants(
     changes: dict[str, Any] = {}
     if case.cue and not case.neutral:
         changes["neutral"] = _drawn(tokenizer, base, "neutral", _cue_words, fresh, n)
-        used = _words(" ".join(map(text_of, changes["neutral"])))
+        used = _words(" ".join(text_of(prompt_of(drawn)) for drawn in changes["neutral"]))
         fresh.sort(key=lambda noun: noun.casefold() in used)  # others for the subject, if any
     if case.subject and not case.substitute:
         changes["substitute"] = _drawn(tokenizer, base, "substitute", _subject, fresh, n)
@@ -92,10 +93,11 @@ def _cue_words(case: Case, text: str) -> list[tuple[int, int]]:
 
 def _drawn(
     tokenizer: Any, base: TokenizedCase, name: str, places: Places, nouns: Sequence[str], n: int
-) -> tuple[Prompt, ...]:
-    """Up to ``n`` different prompts with the words at some places replaced by nouns that fit."""
+) -> tuple[Variant, ...]:
+    """Up to ``n`` different variants with the words at some places replaced by nouns that fit."""
     case = base.case
     texts = [case.prompt] if isinstance(case.prompt, str) else [m["content"] for m in case.prompt]
+    texts.append(case.prefix)
     words = dict.fromkeys(_key(text[a:b]) for text in texts for a, b in places(case, text))
     if not words:
         raise TokenError(
@@ -116,7 +118,7 @@ def _drawn(
                 f"{word!r}",
                 do=f"Give {name} variants of your own",
             )
-    draws: list[Prompt] = []
+    draws: list[Variant] = []
     for i in range(n):
         chosen: dict[str, Noun] = {}
         for j, (word, turned) in enumerate(fitting.items()):
@@ -124,9 +126,9 @@ def _drawn(
             turned = turned[start:] + turned[:start]
             used = {noun.word for noun in chosen.values()}
             chosen[word] = next((noun for noun in turned if noun.word not in used), turned[0])
-        prompt = _replaced(case, places, chosen)
-        if prompt not in draws:
-            draws.append(prompt)
+        drawn = _replaced(case, places, chosen)
+        if drawn not in draws:
+            draws.append(drawn)
     return tuple(draws)
 
 
@@ -139,7 +141,9 @@ class Noun(NamedTuple):
 
 def _fits(tokenizer: Any, base: TokenizedCase, places: Places, word: str, noun: Noun) -> bool:
     """Whether ``noun`` for ``word`` keeps the number of tokens and all the others."""
-    rendered = render(tokenizer, base.case, _replaced(base.case, places, {word: noun}))
+    changed_text = _replaced(base.case, places, {word: noun})
+    prefix = changed_text.prefix if isinstance(changed_text, AlignedPrompt) else None
+    rendered = render(tokenizer, base.case, prompt_of(changed_text), prefix)
     ids = encode(tokenizer, rendered.text, special=rendered.special).ids
     if len(ids) != len(base.encoding.ids) or unknown_id(tokenizer) in ids:
         return False
@@ -148,8 +152,8 @@ def _fits(tokenizer: Any, base: TokenizedCase, places: Places, word: str, noun: 
     return bool(changed) and changed <= touched
 
 
-def _replaced(case: Case, places: Places, chosen: Mapping[str, Noun]) -> Prompt:
-    """The prompt with nouns in place of words."""
+def _replaced(case: Case, places: Places, chosen: Mapping[str, Noun]) -> Variant:
+    """The prompt with nouns in place of words, and the prefix where a word is in it."""
 
     def change(text: str) -> str:
         for start, end in reversed(places(case, text)):
@@ -159,9 +163,13 @@ def _replaced(case: Case, places: Places, chosen: Mapping[str, Noun]) -> Prompt:
                 text = text[:start] + word + text[end:]
         return text
 
+    prompt: Prompt
     if isinstance(case.prompt, str):
-        return change(case.prompt)
-    return tuple({**m, "content": change(m["content"])} for m in case.prompt)
+        prompt = change(case.prompt)
+    else:
+        prompt = tuple({**m, "content": change(m["content"])} for m in case.prompt)
+    prefix = change(case.prefix)
+    return prompt if prefix == case.prefix else AlignedPrompt(prompt, prefix=prefix)
 
 
 def _key(word: str) -> str:

@@ -65,8 +65,10 @@ class Encoding:
 # -- prompt to text ----------------------------------------------------------------------
 
 
-def render(tokenizer: Any, case: Case, prompt: Prompt | None = None) -> Rendered:
-    """The text that the model reads for ``prompt`` (by default the case's own), with the prefix.
+def render(
+    tokenizer: Any, case: Case, prompt: Prompt | None = None, prefix: str | None = None
+) -> Rendered:
+    """The text that the model reads: prompt and prefix, by default the case's own.
 
     Chat messages go through the tokenizer's own template, with the generation prompt and
     with thinking switched off where the template knows the switch.
@@ -76,8 +78,9 @@ def render(tokenizer: Any, case: Case, prompt: Prompt | None = None) -> Rendered
             refuses the messages.
     """
     prompt = case.prompt if prompt is None else prompt
+    prefix = case.prefix if prefix is None else prefix
     if not case.is_chat:
-        text = f"{prompt}{case.prefix}"
+        text = f"{prompt}{prefix}"
         return Rendered(text, special=True, content=((0, len(text)),))
     if not getattr(tokenizer, "chat_template", None):
         raise TokenError(
@@ -100,10 +103,10 @@ def render(tokenizer: Any, case: Case, prompt: Prompt | None = None) -> Rendered
         notes.append("the chat template changes a message; its words count as template")
     end = len(text)
     return Rendered(
-        text=f"{text}{case.prefix}",
+        text=f"{text}{prefix}",
         special=False,
-        content=(*content, (end, end + len(case.prefix))),
-        fresh=not case.prefix,
+        content=(*content, (end, end + len(prefix))),
+        fresh=not prefix,
         notes=tuple(notes),
     )
 

@@ -97,7 +97,7 @@ def tokenize_variants(tokenizer: Any, base: TokenizedCase) -> Variants:
     matched = [
         _row(tokenizer, base, "clean", variant)
         for variant, ids in zip(case.clean, clean, strict=True)
-        if len(ids) == len(base.ids) or isinstance(variant, AlignedPrompt)
+        if len(ids) == len(base.ids) or (isinstance(variant, AlignedPrompt) and variant.aligned)
     ]
     return Variants(
         neutral=neutral,
@@ -165,7 +165,8 @@ def _ids(tokenizer: Any, base: TokenizedCase, variant: Variant) -> tuple[int, ..
 
 
 def _encoded(tokenizer: Any, base: TokenizedCase, variant: Variant) -> Encoding:
-    rendered = render(tokenizer, base.case, prompt_of(variant))
+    prefix = variant.prefix if isinstance(variant, AlignedPrompt) else None
+    rendered = render(tokenizer, base.case, prompt_of(variant), prefix)
     encoding = encode(tokenizer, rendered.text, special=rendered.special)
     refuse_unknown(tokenizer, encoding)
     return encoding
@@ -178,7 +179,7 @@ def _row(tokenizer: Any, base: TokenizedCase, name: str, variant: Variant) -> Ro
         TokenError: It has another number of tokens and no alignment that fits.
     """
     ids = _ids(tokenizer, base, variant)
-    if isinstance(variant, AlignedPrompt):
+    if isinstance(variant, AlignedPrompt) and variant.aligned:
         return _aligned(tokenizer, base, name, variant)
     if len(ids) != len(base.ids):
         raise _unaligned(

@@ -38,7 +38,8 @@ def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0
         seed: Seed of the draws.
 
     Raises:
-        CaseError: The case has no neutral or no substitute variant.
+        CaseError: The case has no associative answer, no neutral or no substitute variant, or
+            is a yes/no question.
         CapabilityError: The engine cannot give heads.
         NumericalError: The components miss the residual stream by more than 1e-4 of LD.
 

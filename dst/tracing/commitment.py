@@ -55,6 +55,7 @@ def repairs(
         `Repairs`: [repair state] in logits, and one mark per repair.
 
     Raises:
+        CaseError: The case has no associative answer.
         TokenError: The case does not fit the tokenizer.
 
     Source: METHOD 4. Nothing causal supports the published marks' "irreversible".

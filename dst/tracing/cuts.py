@@ -35,6 +35,7 @@ def cut_effects(model: Backend, case: Case, *, seed: int = 0) -> CutEffects:
         seed: Seed of the control's keys.
 
     Raises:
+        CaseError: The case has no associative answer.
         CapabilityError: The engine cannot cut attention.
         InterventionError: The prompt has neither cue, subject nor relay, or a query would
             be left without keys.

@@ -187,10 +187,6 @@ def _require(ready: Prepared) -> None:
             do="Give twin_question, the same prompt asking for the other sense",
             field="twin_question",
         )
-    if not case.associative:
-        raise CaseError(
-            "The case has no associative answer", do="Give associative=...", field="associative"
-        )
     for name, wanted, variant in (
         ("cue", case.cue, ready.variants.neutral),
         ("subject", case.subject, ready.variants.substitute),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dst.core.case import Case
-from dst.core.errors import TokenError
+from dst.core.errors import CaseError, TokenError
 from dst.models.backend import Backend
 from dst.models.reference import neutral_nouns
 from dst.models.tokens import TokenizedCase, tokenize_case
@@ -65,8 +65,13 @@ def prepare(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0) ->
     """Tokenise a case and its variants; draw those that it lacks by the stated rule.
 
     Raises:
+        CaseError: The case has no associative answer, so there is no contrast.
         TokenError: The case or a variant of its own does not fit the tokenizer.
     """
+    if not case.associative:
+        raise CaseError(
+            "The case has no associative answer", do="Give associative=...", field="associative"
+        )
     tokenized = tokenize_case(model.tokenizer, case)
     notes: list[str] = []
     lacking = [

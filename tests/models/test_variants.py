@@ -297,6 +297,21 @@ def test_given_variants_are_kept_and_only_the_lacking_are_drawn() -> None:
     assert draw_variants(tiny.word_level(), tokenized(bare), nouns=NOUNS) is bare
 
 
+def test_a_mention_in_the_prefix_is_replaced_too() -> None:
+    one = case(prompt="Anna is at the lake . What is the bass ?", prefix=" The bass is a")
+    base = tokenized(one)
+    drawn = draw_variants(tiny.word_level(), base, nouns=NOUNS, n=3)
+    rows = tokenize_variants(tiny.word_level(), tokenized(drawn))
+    for row in (*rows.substitute, *rows.neutral_substitute):
+        said = words(row).split()
+        assert said[9] == said[12] != "bass"
+        assert said[10:12] == ["?", "The"]
+    assert all(words(row).endswith("The bass is a") for row in rows.neutral)
+    assert Case.from_dict(drawn.to_dict()) == drawn
+    plain = draw_variants(tiny.word_level(), tokenized(case()), nouns=NOUNS)
+    assert all(isinstance(prompt, str) for prompt in plain.substitute)
+
+
 def test_chat_messages_are_drawn_in_too() -> None:
     messages = (
         {"role": "system", "content": "Anna is at the lake."},

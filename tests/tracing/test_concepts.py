@@ -66,9 +66,9 @@ def test_as_published_a_word_in_the_middle_of_a_prompt_is_not_found() -> None:
     for place, word in enumerate(words):
         alone = states_of(model, ids_of(model, word)).mean(axis=1)
         np.testing.assert_allclose(vectors[:, place], alone, rtol=1e-4, atol=1e-4)
-    # ... while the same words read in the prompt do depend on it:
-    inside = [concepts.in_context_vectors(model, seen, ["bass"]) for seen in (lake, concert)]
-    assert np.abs(inside[0] - inside[1])[1:].max() > 0.1
+    # ... while the same word read in the prompt does, by far more than rounding (1e-7):
+    one, two = (concepts.in_context_vectors(model, seen, ["bass"]) for seen in (lake, concert))
+    assert np.abs(one - two)[1:].max() > 1e-3 * np.abs(one).max()
 
 
 def test_a_word_run_alone_is_run_with_the_tokenizer_s_special_tokens() -> None:

@@ -77,9 +77,7 @@ def test_a_variant_of_another_length_is_refused_with_both_rows(model: Any) -> No
 
 
 def test_variants_that_change_the_same_token_are_refused_with_both_rows(model: Any) -> None:
-    clash = case(
-        neutral=PROMPT.replace("bass", "song"), substitute=PROMPT.replace("bass", "drum")
-    )
+    clash = case(neutral=PROMPT.replace("bass", "song"), substitute=PROMPT.replace("bass", "drum"))
     with pytest.raises(TokenError, match=r"(?s)change the same token.*neutral:.*substitute:"):
         prepare(model, clash)
 

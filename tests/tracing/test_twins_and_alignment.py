@@ -67,7 +67,8 @@ def _parts(model: Any, case: Case) -> dict[str, Any]:
         out = model.run([row], capture=sites, logits_at=[-1], **more)
         return float(metric(out.last_logits)[0]), dict(out.states)
 
-    x, found = ready.tokenized.ids, {}
+    x = ready.tokenized.ids
+    found: dict[str, Any] = {}
     sites = [Site(0, "resid_pre"), *(Site(i, "resid_post") for i in range(3))]
 
     def swapped(row: tuple[int, ...], donor: tuple[int, ...]) -> np.ndarray:
@@ -107,7 +108,8 @@ def test_an_alignment_that_says_nothing_new_changes_nothing(model: Any) -> None:
         neutral="Anna is at the bank. Anna sees a bass. The bass is a",
         substitute="Anna is at the lake. Anna sees a drum. The drum is a",
     )
-    said = plain.replace(neutral=AlignedPrompt(plain.neutral[0], (("lake", "bank"),)))
+    text = "Anna is at the bank. Anna sees a bass. The bass is a"
+    said = plain.replace(neutral=AlignedPrompt(text, (("lake", "bank"),)))
     one, two = (pathways(model, case, show_progress=False) for case in (plain, said))
     np.testing.assert_array_equal(one.contextual_removal, two.contextual_removal)
     np.testing.assert_array_equal(one.associative_insertion, two.associative_insertion)
