@@ -230,35 +230,44 @@ class _Probe:
         return _relative(without[0], without[1])
 
     def heads(self) -> float:
-        """An edit of one head of q, k or v changes z of the query heads it serves, alone."""
+        """An edit of one head of q, k or v changes z where it should, and nowhere else.
+
+        A query changes z at its own position, a key or value at later ones; in its own head,
+        or in the query heads that share a key/value head.
+        """
+        if self.end < 1:
+            raise _FailedError("the window is too short to check heads")
         spec = self.model.spec
-        share = spec.n_heads // spec.n_kv_heads
         layers = sorted({0, self.n_layers - 1})
         sites = [Site(layer, kind) for layer in layers for kind in ("q", "k", "v", "z")]
         base = self.model.run([self.row], capture=sites).states
-        edits = []
+        edits, reach = [], []
         for row, site in enumerate(sites):
-            # The same for all keys would only shift the scores, so a single key is changed.
-            places = [self.end // 2] if site.kind == "k" else range(len(self.row))
-            head = spec.heads_at(site.kind) - 1
+            is_read = site.kind in ("k", "v")
+            place = self.end // 2 if is_read else max(1, self.end // 2)
             # Turned, not scaled: OLMo-2 norms q and k over all heads at once.
-            value = base[site][:, places, head : head + 1].roll(1, -1)
-            edits.append(Edit(site, [row], places, value, heads=[head]))
+            value = base[site][:, place : place + 1, -1:].roll(1, -1)
+            head = spec.heads_at(site.kind) - 1
+            edits.append(Edit(site, [row], [place], value, heads=[head]))
+            last = slice(place, None) if is_read else slice(place, place + 1)
+            reached = torch.zeros(len(self.row), spec.n_heads, dtype=torch.bool)
+            reached[last, -spec.n_heads // spec.heads_at(site.kind) :] = True
+            reach.append((reached, place + 1 if is_read else place))
         outs = [Site(layer, kind) for layer in layers for kind in ("z", "attn_out")]
         # The last row is left as it is, to compare with.
         rows = [self.row] * (len(sites) + 1)
         seen = self.model.run(rows, capture=outs, edits=edits).states
         worst = 0.0
-        for row, site in enumerate(sites):
-            served = share if site.kind in ("k", "v") else 1
+        for row, (site, (reached, first)) in enumerate(zip(sites, reach, strict=True)):
             z, attn_out = (seen[Site(site.layer, kind)] for kind in ("z", "attn_out"))
-            change = (z[row] - z[-1]).abs().amax(dim=(0, 2)).double().cpu()
-            others = float(change[:-served].max()) if served < spec.n_heads else 0.0
-            if float(change[-served:].min()) <= others:
+            change = (z[row] - z[-1]).abs().amax(-1).double().cpu()
+            elsewhere = float(change[~reached].max()) if not bool(reached.all()) else 0.0
+            there = change[first:, reached[-1] | reached[first]].amax(0)
+            if float(there.min()) <= elsewhere:
                 raise _FailedError(f"an edit of the last head of {site} does not reach z there")
             if torch.equal(attn_out[row], attn_out[-1]):
                 raise _FailedError(f"an edit of {site} does not change what attention adds")
-            worst = max(worst, others / max(float(z[-1].abs().max()), 1e-30))
+            worst = max(worst, elsewhere / max(float(z[-1].abs().max()), 1e-30))
         for layer in layers:
             z, attn_out = (seen[Site(layer, kind)][-1].double() for kind in ("z", "attn_out"))
             # What the heads leave over is the projection's bias, the same at every position.

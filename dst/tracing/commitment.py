@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -63,20 +63,16 @@ def repairs(
     ready = prepare(model, case, draws=draws, seed=seed)
     n_layers = model.spec.n_layers
     recorded = _Recorder(model, ready)
-    recipes = {name: _recipe(name, model, ready, recorded) for name in rules.REPAIRS}
-    total = sum(
-        2 * len(recipe.run) * (n_layers + 1)
-        for recipe in recipes.values()
-        if isinstance(recipe, _Recipe)
-    )
+    lacking = {name: _lacking(name, ready) for name in rules.REPAIRS}
+    cells = 2 * (n_layers + 1) * sum(_draws(name, ready) for name in lacking if not lacking[name])
     names, patched, control, marks = [], [], [], []
-    with progress("repairs", total, show=show_progress) as tick:
-        for name, recipe in recipes.items():
-            if isinstance(recipe, str):
-                marks.append(rules.absent(name, n_layers, recipe))
+    with progress("repairs", cells, show=show_progress) as tick:
+        for name, reason in lacking.items():
+            if reason:
+                marks.append(rules.absent(name, n_layers, reason))
                 continue
-            ld = recipe.apply(model, ready, recipe.run, recipe.value, tick)
-            reference = recipe.apply(model, ready, recipe.control, recipe.control_value, tick)
+            recipe = _recipe(name, model, ready, recorded)
+            ld, reference = recipe.apply(model, ready, tick)
             contrast = float(recipe.run.contrast[0])
             names.append(name)
             patched.append(ld.mean(axis=0))
@@ -114,36 +110,47 @@ class _Recipe:
     floor: float
 
     def apply(
-        self,
-        model: Backend,
-        ready: Prepared,
-        run: Recorded,
-        value: torch.Tensor,
-        tick: Callable[[int], None],
-    ) -> Float[np.ndarray, "draw state"]:
-        """LD of a run repaired at each state."""
-        groups, metric = [self.positions], ready.metric
-        return patch_states(model, run, value, self.known, groups, metric, tick=tick)[:, :, 0]
+        self, model: Backend, ready: Prepared, tick: Callable[[int], None]
+    ) -> tuple[Float[np.ndarray, "draw state"], Float[np.ndarray, "draw state"]]:
+        """LD of the run repaired at each state, and of the control."""
+        base = Recorded.joined([self.run, self.control])
+        given = [
+            replace(runs, states=states, places=self.known)
+            for runs, states in ((self.run, self.value), (self.control, self.control_value))
+        ]
+        put, groups, metric = Recorded.joined(given), [self.positions], ready.metric
+        ld = patch_states(model, base, put.states, put.places, groups, metric, tick=tick)
+        return ld[: len(self.run), :, 0], ld[len(self.run) :, :, 0]
 
 
-def _recipe(name: str, model: Backend, ready: Prepared, recorded: _Recorder) -> _Recipe | str:
-    """The repair of this case by that name, or why there is none."""
-    variants, ids = ready.variants, ready.tokenized.ids
+def _lacking(name: str, ready: Prepared) -> str:
+    """Why there is no such repair of this case; "" if there is one."""
+    variants = ready.variants
     if not variants.neutral:
         return "no neutral variant"
     if ready.lacks_twin:
         return "no twin of this yes/no question"
+    if name == "restore cue":
+        return "" if variants.clean else "no clean variant of equal length"
+    return "" if variants.neutral_substitute else "no substitute variant"
+
+
+def _draws(name: str, ready: Prepared) -> int:
+    """How many draws a repair has."""
+    others = ready.variants.clean if name == "restore cue" else ready.variants.substitute
+    return max(len(ready.variants.neutral), len(others))
+
+
+def _recipe(name: str, model: Backend, ready: Prepared, recorded: _Recorder) -> _Recipe:
+    """The repair of this case by that name."""
+    variants, ids = ready.variants, ready.tokenized.ids
     sources = list(range(len(ids) - 1))
     if name == "restore cue":
-        if not variants.clean:
-            return "no clean variant of equal length"
         both = combined(model.tokenizer, ids, variants.neutral, variants.clean, "clean")
         run, zero, donor, zero_donor = recorded(variants.clean, both)
         floor = floor_of(estimate(run.contrast - zero.contrast))
         known = torch.minimum(donor.places, zero_donor.places)
         return _Recipe(run, donor.states, zero, zero_donor.states, known, sources, floor)
-    if not variants.neutral_substitute:
-        return "no substitute variant"
     run, zero, sub, both_run = recorded(variants.substitute, variants.neutral_substitute)
     floor = max(
         floor_of(estimate(zero.contrast - both_run.contrast)),

@@ -88,6 +88,24 @@ class Recorded:
             self.twins,
         )
 
+    @classmethod
+    def joined(cls, runs: Sequence[Recorded]) -> Recorded:
+        """The draws of several, one after the other; all with twins, or none."""
+        order: list[int] = []
+        for half in range(2 if runs[0].twins else 1):
+            start = 0
+            for run in runs:
+                order += range(start + half * len(run), start + (half + 1) * len(run))
+                start += len(run.rows)
+        rows = [row for run in runs for row in run.rows]
+        return cls(
+            tuple(rows[i] for i in order),
+            np.concatenate([run.raw for run in runs])[order],
+            torch.cat([run.states for run in runs], dim=1)[:, order],
+            torch.cat([run.places for run in runs])[order],
+            runs[0].twins,
+        )
+
     def cycle(self, n: int) -> Recorded:
         """``n`` draws, from the start again when they run out."""
         return self.take([i % len(self) for i in range(n)])

@@ -241,9 +241,11 @@ def test_a_system_message_and_a_prefix_are_read_too(name: str) -> None:
 def test_a_template_that_trims_what_was_written_is_followed() -> None:
     tokenizer = tiny.byte_bpe.__wrapped__()
     tokenizer.chat_template = tokenizer.chat_template.replace("m['content']", "m['content']|trim")
-    one = Case(prompt="  a bass \n", chat=True, contextual=("fish",), subject="bass")
+    one = Case(prompt="  user \n", chat=True, contextual=("fish",), subject="user")
     rendered = render(tokenizer, one)
-    assert [rendered.text[a:b] for a, b in rendered.content] == ["a bass", ""]
+    # "<s><|user|>\nuser\n...": what was written, and not the template's own word.
+    assert rendered.content[0] == (12, 16)
+    assert rendered.text[12:16] == "user"
     assert rendered.fresh
     assert not rendered.special
 

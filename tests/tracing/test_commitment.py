@@ -185,6 +185,29 @@ def test_swapping_the_cue_of_x_and_of_its_control_by_hand() -> None:
     assert found.control[i, 0] == pytest.approx(paths.base.mean, abs=1e-4)
 
 
+def test_a_yes_no_case_is_repaired_together_with_its_twin() -> None:
+    """Every run is half the difference of the two questions, the repaired ones as well."""
+    text = "Anna is at the {}. Anna sees a {}. Is the {} a {}?"
+    case = Case(
+        prompt=text.format("lake", "bass", "bass", "fish"),
+        contextual="yes",
+        associative="no",
+        subject="bass",
+        cue="lake",
+        neutral=[text.format(cue, "bass", "bass", "fish") for cue in ("bank", "city")],
+        substitute=[text.format("lake", noun, noun, "fish") for noun in ("drum", "song")],
+        twin_question=text.format("lake", "bass", "bass", "song"),
+    )
+    model = tiny.backend("llama", tiny.byte_bpe)
+    found = dst.repairs(model, case, show_progress=False)
+    paths = dst.pathways(model, case, show_progress=False)
+    i = found.names.index("remove cue")
+    neutral = paths.contrast - paths.total_effect.mean
+    assert found.patched[i, 0] == pytest.approx(neutral, abs=1e-4)
+    assert found.control[i, 0] == pytest.approx(paths.base.mean, abs=1e-4)
+    assert found.patched[i, -1] == pytest.approx(paths.contrast, abs=1e-6)
+
+
 def test_the_same_call_gives_the_same_numbers() -> None:
     model = tiny.backend("llama")
     one, two = (dst.repairs(model, tiny_case(), show_progress=False) for _ in range(2))

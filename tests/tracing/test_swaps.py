@@ -171,3 +171,16 @@ def test_a_prompt_and_its_twin_are_half_their_difference() -> None:
     second = runs.take([1])
     assert second.rows == ((2,), (4,))
     assert second.contrast.tolist() == [-5]
+    # Joined, all prompts come before all twins.
+    joined = Recorded.joined([runs, second])
+    assert joined.rows == ((1,), (2,), (2,), (3,), (4,), (4,))
+    assert joined.contrast.tolist() == [3, -5, -5]
+    assert joined.states.flatten().tolist() == [0, 1, 1, 2, 3, 3]
+
+
+def test_runs_without_twins_are_joined_as_they_come(model: Any) -> None:
+    one, two = record(model, rows(2), METRIC), record(model, rows(3, seed=1), METRIC)
+    joined = Recorded.joined([one, two])
+    assert joined.rows == (*one.rows, *two.rows)
+    assert torch.equal(joined.states, torch.cat([one.states, two.states], dim=1))
+    assert joined.places.shape == (5, 6)
