@@ -241,29 +241,26 @@ class _Probe:
         layers = sorted({0, self.n_layers - 1})
         sites = [Site(layer, kind) for layer in layers for kind in ("q", "k", "v", "z")]
         base = self.model.run([self.row], capture=sites).states
-        edits, reach = [], []
+        edits = []
         for row, site in enumerate(sites):
-            is_read = site.kind in ("k", "v")
-            place = self.end // 2 if is_read else max(1, self.end // 2)
+            place, head = self._place(site.kind), spec.heads_at(site.kind) - 1
             # Turned, not scaled: OLMo-2 norms q and k over all heads at once.
-            value = base[site][:, place : place + 1, -1:].roll(1, -1)
-            head = spec.heads_at(site.kind) - 1
+            value = base[site][:, place : place + 1, head:].roll(1, -1)
             edits.append(Edit(site, [row], [place], value, heads=[head]))
-            last = slice(place, None) if is_read else slice(place, place + 1)
-            reached = torch.zeros(len(self.row), spec.n_heads, dtype=torch.bool)
-            reached[last, -spec.n_heads // spec.heads_at(site.kind) :] = True
-            reach.append((reached, place + 1 if is_read else place))
         outs = [Site(layer, kind) for layer in layers for kind in ("z", "attn_out")]
         # The last row is left as it is, to compare with.
         rows = [self.row] * (len(sites) + 1)
         seen = self.model.run(rows, capture=outs, edits=edits).states
         worst = 0.0
-        for row, (site, (reached, first)) in enumerate(zip(sites, reach, strict=True)):
+        for row, site in enumerate(sites):
             z, attn_out = (seen[Site(site.layer, kind)] for kind in ("z", "attn_out"))
-            change = (z[row] - z[-1]).abs().amax(-1).double().cpu()
-            elsewhere = float(change[~reached].max()) if not bool(reached.all()) else 0.0
-            there = change[first:, reached[-1] | reached[first]].amax(0)
-            if float(there.min()) <= elsewhere:
+            change = (z[row] - z[-1]).abs().amax(-1).double().cpu()  # [pos head]
+            place, is_read = self._place(site.kind), site.kind in ("k", "v")
+            own = slice(-(spec.n_heads // spec.heads_at(site.kind)), None)
+            reached = change[place + is_read :, own].amax(0)
+            change[place : None if is_read else place + 1, own] = 0.0
+            elsewhere = float(change.max())
+            if float(reached.min()) <= elsewhere:
                 raise _FailedError(f"an edit of the last head of {site} does not reach z there")
             if torch.equal(attn_out[row], attn_out[-1]):
                 raise _FailedError(f"an edit of {site} does not change what attention adds")
@@ -274,6 +271,10 @@ class _Probe:
             bias = attn_out - self.model.head_outputs(layer, z, attn_out).sum(-2)
             worst = max(worst, _relative(attn_out - bias + bias[:1], attn_out))
         return worst
+
+    def _place(self, kind: str) -> int:
+        """A position that later ones read, and where a query has more than one key."""
+        return self.end // 2 if kind in ("k", "v") else max(1, self.end // 2)
 
     def patterns(self) -> float:
         kinds = ("pattern", "v", "z")

@@ -236,6 +236,17 @@ def test_queries_keys_and_values_taken_for_each_other(
     assert set(checked(tiny.backend(family))) == {"patterns"}
 
 
+@pytest.mark.parametrize(("family", "name"), [("gpt_neox", "_per_head"), ("phi3", "_blocks_of")])
+def test_queries_taken_for_keys(family: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    true = getattr(families, name)
+
+    def turned(*sizes: int) -> dict[str, torch.Tensor]:
+        return dict(zip("kqv", true(*sizes).values(), strict=True))
+
+    monkeypatch.setattr(families, name, turned)
+    assert set(checked(tiny.backend(family, num_key_value_heads=4))) == {"heads"}
+
+
 def test_heads_taken_for_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     # GPT-NeoX's queries, keys and values read as [all q | all k | all v].
     monkeypatch.setattr(families, "_per_head", lambda n, d: families._blocks_of(n, n, d))

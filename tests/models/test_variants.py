@@ -269,6 +269,14 @@ def test_the_words_of_one_draw_differ() -> None:
         assert {first.lower(), last} <= set(NOUNS)
 
 
+def test_a_noun_that_changes_its_neighbour_is_not_drawn() -> None:
+    tokenizer = tiny.byte_bpe.__wrapped__()
+    tokenizer.add_tokens([" dru", "m."])  # " lake" + "." and " dru" + "m." are two tokens each
+    one = case(prompt="Anna is at the lake. The bass is a")
+    drawn = draw_variants(tokenizer, tokenized(one, tokenizer), nouns=["drum", "river", "city"])
+    assert {prompt.split()[4] for prompt in texts(drawn.neutral)} == {"river.", "city."}
+
+
 def test_function_words_stay() -> None:
     assert {"at", "the", "is", "who"} <= FUNCTION_WORDS
     drawn = draw_variants(tiny.word_level(), tokenized(case()), nouns=NOUNS)
