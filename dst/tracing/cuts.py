@@ -95,9 +95,15 @@ def _effects(model: Backend, ready: Prepared, plans: Sequence[_Plan]) -> Float[n
 def _random_keys(
     ready: Prepared, keys: Sequence[int], rng: np.random.Generator
 ) -> list[tuple[int, ...]]:
-    """Sets of as many other positions before i*, the first one (a sink) only if need be."""
+    """Sets of as many other positions before i*: of no source if there are any, nor the first.
+
+    The first position is a sink that many heads read; it is taken only if need be.
+    """
     last = len(ready.tokenized.ids) - 1
-    others = [p for p in range(1, last) if p not in keys] or [0] * (0 not in keys)
+    free = [p for p in range(1, last) if p not in keys]
+    sources = {p for positions in _sources(ready).values() for p in positions}
+    idle = [p for p in free if p not in sources]
+    others = idle or free or [0] * (0 not in keys)
     n = min(len(keys), len(others))
     return [
         tuple(sorted(rng.choice(others, size=n, replace=False).tolist())) if n else ()
