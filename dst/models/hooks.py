@@ -23,9 +23,10 @@ from torch import nn
 from dst.core.errors import CapabilityError
 from dst.core.results import Provenance
 from dst.core.sites import HEAD_KINDS, Site
-from dst.models.backend import CAPABILITIES, Cut, Edit, ModelSpec, Positions, Run, cut_mask
+from dst.models.backend import CAPABILITIES, Cut, Edit, ModelSpec, Positions, Run
 from dst.models.families import Anatomy, find_anatomy, text_config
 from dst.models.identity import spec_of, versions
+from dst.models.interventions import cut_mask
 from dst.models.request import Request, work_out
 
 _LOCKS: weakref.WeakKeyDictionary[nn.Module, threading.RLock] = weakref.WeakKeyDictionary()

@@ -31,10 +31,11 @@ from torch import nn
 from dst.core.errors import CapabilityError, DSTError, InputError, ModelError
 from dst.core.results import Provenance
 from dst.core.sites import HEAD_KINDS, Site
-from dst.models.backend import Cut, Edit, Positions, Run, cut_mask, edited
+from dst.models.backend import Cut, Edit, Positions, Run
 from dst.models.families import text_config
 from dst.models.hooks import HooksBackend, _at_least_float32, _eager, _evaluating
 from dst.models.identity import made_by
+from dst.models.interventions import cut_mask, edited
 from dst.models.request import Request, work_out
 
 _PATCHED = (
@@ -293,7 +294,7 @@ def _asked(remote: bool | str) -> Iterator[None]:
 
 # -- what runs where the model is --------------------------------------------------------
 # nnsight reads these bodies as source. They take plain data and call only each other, torch
-# and two pure functions of dst.models.backend, so that all of it can be sent.
+# and two pure functions of dst.models.interventions, so that all of it can be sent.
 
 
 def _interleave(

@@ -13,20 +13,13 @@ import torch
 
 from dst.core.errors import CapabilityError
 from dst.core.sites import Site
-from dst.models.backend import (
-    Batch,
-    Cut,
-    Edit,
-    ModelSpec,
-    Positions,
+from dst.models.backend import Cut, Edit, ModelSpec, Positions, Run
+from dst.models.batch import Batch, check_finite, logit_places, make_batch
+from dst.models.interventions import (
     Resolved,
-    Run,
-    check_finite,
     check_site,
     cut_receipts,
     keep_a_key,
-    logit_places,
-    make_batch,
     resolve_cuts,
     resolve_edits,
 )

@@ -224,7 +224,7 @@ def test_an_error_in_the_middle_of_a_run_leaves_the_engine_whole(
         raise RuntimeError("in the middle")
 
     with monkeypatch.context() as patch:
-        for module in ("dst.models.backend", "dst.models.nnsight"):
+        for module in ("dst.models.interventions", "dst.models.nnsight"):
             patch.setattr(f"{module}.edited", broken)
             patch.setattr(f"{module}.cut_mask", broken, raising=False)
         patch.setattr("dst.models.bridge.cut_mask", broken)
