@@ -24,6 +24,7 @@ import contextlib
 import dataclasses
 import math
 import signal
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -40,7 +41,7 @@ from dst.analysis import markers as rules
 from dst.analysis.flows import LEAST_FLOOR
 from dst.core.case import Case
 from dst.core.errors import InputError
-from dst.core.results import Mark, Score
+from dst.core.results import Mark, Score, Trace
 from dst.models.backend import Backend
 from dst.models.load import load
 from dst.testbed.grades import Grade, Item, grade, items, last_repair
@@ -54,6 +55,9 @@ from dst.tracing.pathways import pathways
 from dst.tracing.prepare import prepare
 from dst.tracing.progress import progress
 from dst.tracing.trace import trace
+
+DRAWS = 2
+"""Draws of each variant that are measured: in a planted model all of them bring the same."""
 
 Value = float | Sequence[float] | np.ndarray
 
@@ -102,8 +106,19 @@ def _forward(model: Backend, case: Case) -> Mapping[str, Value]:
     return {f"ld@{name}": float(mean) for name, mean in means.items()}
 
 
+_TRACES: weakref.WeakKeyDictionary[Backend, Trace] = weakref.WeakKeyDictionary()
+
+
+def _seen(model: Backend, case: Case) -> Trace:
+    """The trace of a case, made once for the measures that read it."""
+    found = _TRACES.get(model)
+    if found is None or found.case != case:
+        found = _TRACES[model] = trace(model, case)
+    return found
+
+
 def _lens(model: Backend, case: Case) -> Mapping[str, Value]:
-    readout = logit_lens(model, trace(model, case))
+    readout = logit_lens(model, _seen(model, case))
     margin = scores.margin(readout.margin)
     return {
         "lens_margin": readout.margin,
@@ -187,7 +202,7 @@ def _cuts(model: Backend, case: Case) -> Mapping[str, Value]:
 
 
 def _dss_published(model: Backend, case: Case) -> Mapping[str, Value]:
-    seen = trace(model, case)
+    seen = _seen(model, case)
     chains = (
         concepts.published_vectors(model, seen, words)
         for words in (case.context_words, case.competing_words)
@@ -202,7 +217,7 @@ def _dss_published(model: Backend, case: Case) -> Mapping[str, Value]:
 
 
 def _cas_published(model: Backend, case: Case) -> Mapping[str, Value]:
-    seen = trace(model, case)
+    seen = _seen(model, case)
     words = (
         concepts.published_directions(model, side)
         for side in (case.context_words, case.competing_words)
@@ -370,15 +385,17 @@ def _graded(measures: Sequence[Measure], backend: str, plan: Plant) -> Graded:
     with _one_thread():
         planted = build(plan)
         model = load(planted.model, tokenizer=planted.tokenizer, backend=backend, check=False)
-        return _measured(measures, model, planted)
+        neutral, substitute = planted.case.neutral[:DRAWS], planted.case.substitute[:DRAWS]
+        case = planted.case.replace(neutral=neutral, substitute=substitute)
+        return _measured(measures, model, case, planted)
 
 
-def _measured(measures: Sequence[Measure], model: Backend, planted: Planted) -> Graded:
+def _measured(measures: Sequence[Measure], model: Backend, case: Case, planted: Planted) -> Graded:
     rows: list[Item] = []
     failures = []
     for measure in measures:
         try:
-            measured = measure(model, planted.case)
+            measured = measure(model, case)
         except Exception as error:  # noqa: BLE001 - it may be anybody's code
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             failures.append((measure.name, planted.plan.name, reason))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -355,15 +356,15 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
 
 
 def test_loading_says_nothing_and_leaves_no_setting_behind(
-    whole: Path, capfd: pytest.CaptureFixture[str]
+    whole: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def settings() -> tuple[int, bool]:
-        logging = transformers.utils.logging
-        return logging.get_verbosity(), logging.is_progress_bar_enabled()
-
-    before = settings()
+    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
+    for logger in loggers:
+        monkeypatch.setattr(logger, "level", logging.INFO)
+    bars = transformers.utils.logging.is_progress_bar_enabled()
     dst.load(whole)
     with pytest.raises(DSTError):
         dst.load("no-such/model")
-    assert settings() == before
+    assert [logger.level for logger in loggers] == [logging.INFO, logging.INFO]
+    assert transformers.utils.logging.is_progress_bar_enabled() == bars
     assert capfd.readouterr() == ("", "")
