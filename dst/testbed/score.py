@@ -8,9 +8,9 @@ A measure is anything with a name that takes a model and a case and returns numb
         def __call__(self, model, case):
             rows = [model.tokenizer(str(text))["input_ids"] for text in (case.text, *case.neutral)]
             logits = model.run(rows, logits_at=[-1]).last_logits
-            plus, minus = (model.tokenizer.convert_tokens_to_ids(list(side)) for side in
-                           (case.contextual, case.associative))
-            ld = (logits[:, plus] - logits[:, minus]).flatten()
+            answers = [case.contextual[0], case.associative[0]]
+            plus, minus = model.tokenizer.convert_tokens_to_ids(answers)
+            ld = logits[:, plus] - logits[:, minus]
             return {"total_effect": float(ld[0] - ld[1:].mean())}
 
     print(table(score([Difference()], sample(34, seed=0))))
