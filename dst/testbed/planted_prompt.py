@@ -39,9 +39,9 @@ CONCEPTS = (*CONTEXT_WORDS, *COMPETING_WORDS)
 
 CONTEXTUAL, ASSOCIATIVE = "instrument", "fish"
 CUE, SWAPPED_CUE = "concert", "river"
-NEUTRAL_CUES = ("house", "garden", "table")
+NEUTRAL_CUES = ("house", "garden", "table", "office", "market")
 SUBJECT = "bass"
-SUBSTITUTES = ("chair", "lamp", "stone")
+SUBSTITUTES = ("chair", "lamp", "stone", "brick", "shirt")
 SPURIOUS = "anchor"
 HARMLESS = "button"
 INERT = "plain"
