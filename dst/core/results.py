@@ -6,6 +6,7 @@ Contrasts are in logits: LD = logsumexp(contextual answers) - logsumexp(associat
 """
 
 import dataclasses
+import importlib
 import json
 import math
 from collections.abc import Mapping
@@ -28,6 +29,15 @@ NOT_GIVEN = 0.05
 """p(A+) + p(A-) at i* under which neither answer is what the model says there (METHOD 0)."""
 
 _CLASSES: dict[str, type] = {}
+
+FAMILIES = (
+    "dst.core.lens_results",
+    "dst.core.patch_results",
+    "dst.core.path_results",
+    "dst.core.statistics_results",
+    "dst.core.suggestion",
+)
+"""Modules beside this one that define results; `open_result` reads those too."""
 
 
 T = TypeVar("T")
@@ -681,6 +691,8 @@ class Report(Result):
         repairs: What repairs it, and the commitment; None likewise.
         attribution: What each component adds to LD; None likewise.
         continuation: How the model goes on where neither answer is given at i*; else "".
+        suggestion: How subject and cue were inferred (`dst.core.suggestion.Suggestion`); None
+            where the case names both.
     """
 
     case: Case
@@ -698,6 +710,7 @@ class Report(Result):
     repairs: Repairs | None = None
     attribution: Attribution | None = None
     continuation: str = ""
+    suggestion: Result | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row: the case, its outcome, every score's total and every mark."""
@@ -773,6 +786,8 @@ def _decode(value: Any, arrays: Mapping[str, np.ndarray]) -> Any:
     if "$map" in value:
         return {key: _decode(item, arrays) for key, item in value["$map"]}
     name = value["$class"]
+    for module in FAMILIES:
+        importlib.import_module(module)
     table = {**_CLASSES, "Provenance": Provenance}
     if name not in table:
         raise ValueError(f"it holds a {name}, which this dst does not know")

@@ -79,7 +79,7 @@ def prepare(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0) ->
         for name, wanted in (("neutral", case.cue), ("substitute", case.subject))
         if wanted and not getattr(case, name)
     ]
-    if lacking:
+    if lacking and draws:
         try:
             case = draw_variants(
                 model.tokenizer,
