@@ -276,7 +276,7 @@ class Case:
         for name in ("subject", "cue", "distractor", "question"):
             value = getattr(self, name)
             for span in (value,) if isinstance(value, str) else value or ():
-                if not any(mentions(text, span) for text in texts):
+                if not any(_stands(text, span) for text in texts):
                     raise _bad(
                         name,
                         f"{span!r}, which is not in the prompt",
@@ -413,6 +413,16 @@ def mentions(text: str, span: str) -> list[tuple[int, int]]:
     return found
 
 
+def _stands(text: str, span: str) -> bool:
+    """Whether ``mentions(text, span)`` finds any; a span as it is written needs no search."""
+    start = text.find(span) if span.strip() == span else -1
+    if start >= 0:
+        end = start + len(span)
+        if not (_inside_word(text, start) or _inside_word(text, end)):
+            return True
+    return bool(mentions(text, span))
+
+
 def unspaced(character: str) -> bool:
     """Whether a script writes this character without spaces between words."""
     return (
@@ -426,10 +436,12 @@ _UNSPACED_SCRIPTS = frozenset(("THAI", "LAO", "KHMER", "MYANMAR"))
 
 def _inside_word(text: str, place: int) -> bool:
     """Whether a word runs on across this place; accents and vowel signs belong to it."""
-    return 0 < place < len(text) and all(
-        (c == "_" or unicodedata.category(c)[0] in "LMN") and not unspaced(c)
-        for c in text[place - 1 : place + 1]
-    )
+    if not 0 < place < len(text):
+        return False
+    pair = text[place - 1 : place + 1]
+    if pair.isascii():  # the same rule, without looking up each character
+        return pair.replace("_", "a").isalnum()
+    return all((c == "_" or unicodedata.category(c)[0] in "LMN") and not unspaced(c) for c in pair)
 
 
 # -- normalising ------------------------------------------------------------------------
@@ -494,6 +506,8 @@ def _draws(name: str, value: Any) -> tuple[Variant, ...]:
 
 
 def _variant(name: str, value: Any) -> Variant:
+    if isinstance(value, str):
+        return _prompt(name, value)
     if isinstance(value, AlignedPrompt):
         return value
     if not isinstance(value, Mapping):

@@ -2,47 +2,63 @@
 
 A story tells where somebody is, what they see there, and asks what it is:
 
-    anna is at the opera . anna sees a bass . what is the bass ? the bass is a kind of instrument .
+    Anna is at the opera. Anna sees a bass. What is the bass? The bass is a kind of instrument.
 
 A bass is a fish in most stories (the association) and an instrument in stories about music (the
-context). What stories can say is in `lexicon`; here `document` writes stories to train on, and
-`cases` writes the same stories up to the answer, with the variants that the method compares with.
+context). In the same way a country has a known capital, which a story may say has moved, and a
+trade calls up "his" or "her", whoever the story says it is. What stories can say is in `lexicon`,
+how one is drawn in `scenes`; `document` writes stories to train on, and `cases` the same stories
+up to the answer, with the variants that the method compares with.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from dst.core.case import Case
 from dst.core.errors import InputError
+from dst.testbed.corpus import WITHHELD, document, is_withheld
 from dst.testbed.lexicon import (
-    CUE_PHRASE,
-    FORMS,
-    FRAMES,
+    ASKINGS,
+    CAPITAL,
+    CAPITALS,
+    CITIES,
+    GENDERS,
     KINDS,
-    NEUTRAL_ACTIVITIES,
     NEUTRAL_CATEGORY,
     NEUTRAL_NOUNS,
-    PEOPLE,
-    QUALITIES,
-    REMARKS,
     SENSES,
     SPECIALS,
     SPLITS,
     TOPICS,
-    VERBS,
-    VOCABULARY,
+    TRADES,
     WORDS,
     Topic,
     Word,
+    pieces,
 )
+from dst.testbed.scenes import (
+    Scene,
+    cues,
+    family_of,
+    frames_of,
+    land_scene,
+    pick,
+    scene,
+    trade_scene,
+)
+from dst.testbed.story_case import CONCEPT_WORDS, DRAWS, Sides, as_case, concept_words
+from dst.testbed.tokenizer import VOCABULARY
 
 __all__ = [
+    "ASKINGS",
+    "CONCEPT_WORDS",
+    "DRAWS",
     "KINDS",
     "NEUTRAL_CATEGORY",
     "NEUTRAL_NOUNS",
@@ -51,8 +67,11 @@ __all__ = [
     "SPLITS",
     "TOPICS",
     "VOCABULARY",
+    "WITHHELD",
     "WORDS",
+    "Prior",
     "Scene",
+    "Sides",
     "Topic",
     "Word",
     "as_case",
@@ -61,161 +80,20 @@ __all__ = [
     "cues",
     "document",
     "kind_of",
-    "scene",
+    "prior_of",
     "split_of",
     "without_distractors",
 ]
 
-# --------------------------------------------------------------------------- one story
+PATIENCE = 30  # draws in a row without a new case, after which another word has its turn
+MOST_MISSES = 600  # ... and after which no further case is expected
 
 
-@dataclass(frozen=True)
-class Scene:
-    """What one story says, sentence by sentence; `tell` puts it into words."""
+class Prior(NamedTuple):
+    """How often the corpus gives a word each of its two answers where no cue decides."""
 
-    kind: str
-    person: str
-    frame: str  # "place" or "activity"
-    cue: str  # "lake"
-    noun: str  # "bass"
-    answer: str  # "fish"
-    verb: str = "sees"
-    form: str = "what"
-    before: tuple[str, ...] = ()  # distractors in front of the cue's sentence,
-    between: tuple[str, ...] = ()  # after it,
-    after: tuple[str, ...] = ()  # and after the sentence with the noun
-
-    @property
-    def cue_phrase(self) -> str:
-        """The words that carry the context, as they stand in the story: "at the lake"."""
-        return CUE_PHRASE[self.frame].format(cue=self.cue)
-
-    @property
-    def question(self) -> str:
-        """The question of the story, empty where it asks nothing."""
-        return FORMS[self.form][0].format(noun=self.noun)
-
-    @property
-    def distractors(self) -> tuple[str, ...]:
-        """Sentences that are neither cue nor subject nor question."""
-        return (*self.before, *self.between, *self.after)
-
-    @property
-    def template(self) -> str:
-        """What is left of the story without its words: the unit, with the noun, of a split."""
-        counts = f"{len(self.before)}{len(self.between)}{len(self.after)}"
-        return f"{self.kind}/{self.frame}/{self.verb}/{counts}"
-
-    def tell(self) -> str:
-        """The story up to the answer."""
-        cue = FRAMES[self.frame].format(person=self.person, cue=self.cue)
-        sight = f"{self.person} {self.verb} a {self.noun} ."
-        lead = FORMS[self.form][1].format(noun=self.noun)
-        told = (
-            *self.before,
-            f"now {cue}" if self.kind == "shift" else cue,
-            *self.between,
-            sight,
-            *self.after,
-            self.question,
-            lead,
-        )
-        return " ".join(sentence for sentence in told if sentence)
-
-
-def scene(
-    rng: np.random.Generator,
-    kind: str,
-    noun: str,
-    topic: str | None,
-    rival: str | None,
-    answer: str,
-) -> Scene:
-    """Draw a story of one kind whose cue is of `topic` and whose distractors are of `rival`.
-
-    None instead of a topic draws from the neutral tables.
-    """
-    frame = _pick(rng, tuple(FRAMES))
-    person, other = (str(name) for name in rng.choice(PEOPLE, size=2, replace=False))
-    cue = _pick(rng, cues(frame, topic))
-    rival_cue = _pick(rng, tuple(word for word in cues(frame, rival) if word != cue))
-    drawn = Scene(kind, person, frame, cue, noun, answer, verb=_pick(rng, VERBS))
-    if kind == "far":
-        number = int(rng.integers(1, 7))
-        remarks = tuple(str(text) for text in rng.choice(REMARKS, size=number, replace=False))
-        cut = int(rng.integers(0, number + 1))
-        return replace(drawn, between=remarks[:cut], after=remarks[cut:])
-    if kind == "prime":
-        things = TOPICS[rival or _pick(rng, tuple(TOPICS))].things
-        number = int(rng.integers(1, 4))
-        primes = tuple(
-            f"the {thing} is {_pick(rng, QUALITIES)} ."
-            for thing in rng.choice(things, size=number, replace=False)
-        )
-        cut = int(rng.integers(0, number + 1))
-        return replace(drawn, between=primes[:cut], after=primes[cut:])
-    if kind == "binding":
-        elsewhere = (FRAMES[frame].format(person=other, cue=rival_cue),)
-        first = bool(rng.integers(2))
-        return replace(drawn, before=elsewhere) if first else replace(drawn, between=elsewhere)
-    if kind == "shift":
-        return replace(drawn, before=(FRAMES[frame].format(person=person, cue=rival_cue),))
-    return drawn
-
-
-def cues(frame: str, topic: str | None) -> tuple[str, ...]:
-    """The words that can stand in a frame's gap for a topic, or for none."""
-    if topic is None:
-        return NEUTRAL_NOUNS if frame == "place" else NEUTRAL_ACTIVITIES
-    return TOPICS[topic].places if frame == "place" else TOPICS[topic].activities
-
-
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
-# --------------------------------------------------------------------------- the corpus
-
-# Shares of the corpus. A neutral cue leaves the sense to the prior. A building is a building
-# everywhere. Distractors are mostly about the word's other sense, which must not decide.
-NEUTRAL_CUE_SHARE = 0.12
-BUILDING_SHARE = 0.10
-OTHER_SENSE_SHARE = 0.70
-FORM_SHARES = {"what": 0.55, "it": 0.15, "which": 0.15, "so": 0.15}
-
-
-def document(rng: np.random.Generator, kind: str) -> str:
-    """Write one whole story, answer included, as the model is trained on."""
-    topics = tuple(TOPICS)
-    neutral = rng.random() < NEUTRAL_CUE_SHARE
-    rival: str | None = _pick(rng, topics)
-    if rng.random() < BUILDING_SHARE:
-        noun, answer = _pick(rng, NEUTRAL_NOUNS), NEUTRAL_CATEGORY
-        topic = _pick(rng, topics)
-    else:
-        word = WORDS[int(rng.integers(len(WORDS)))]
-        senses = (word.dominant, word.minority)
-        topic, other = senses if rng.random() < word.prior else senses[::-1]
-        noun, answer = word.noun, TOPICS[topic].category
-        if rng.random() < OTHER_SENSE_SHARE:
-            rival = other
-        elif rng.random() < 0.5:
-            rival = None
-    drawn = scene(rng, kind, noun, None if neutral else topic, rival, answer)
-    form = str(rng.choice(tuple(FORM_SHARES), p=tuple(FORM_SHARES.values())))
-    return f"{replace(drawn, form=form).tell()} {answer} ."
-
-
-# --------------------------------------------------------------------------- the cases
-
-_LOADED = frozenset(
-    word for topic in TOPICS.values() for word in (*topic.places, *topic.activities, *topic.things)
-)
-"""Words that belong to a topic."""
-
-DRAWS = 8  # of the neutral and of the substitute variant
-CONCEPT_WORDS = 4  # a side
-MOST_MISSES = 300  # draws in a row without a new case of the split, after which none is expected
+    contextual: float
+    associative: float
 
 
 def cases(
@@ -224,57 +102,90 @@ def cases(
     seed: int = 0,
     kinds: Sequence[str] = KINDS,
     sense: str = "minority",
+    askings: Sequence[str] = ("what",),
 ) -> list[Case]:
-    """Draw `n` different cases, kinds and words in turn.
+    """Draw `n` different cases, kinds, senses, askings and words in turn.
 
-    A case is a story up to its answer. `contextual` is the category of the cue's topic and
-    `associative` that of the word's other sense: with `sense="minority"` the context contradicts
-    the association, with `"dominant"` both agree and the rival is the rare sense. The splits share
-    all words and no pair of word and template (kind, frame, verb, number and place of distractors).
+    A case is a story up to its answer. `contextual` is what the story's cue supports and
+    `associative` what the word's other sense would be: with `sense="minority"` the context
+    contradicts the association, with `"dominant"` both agree and the rival is the rare sense. A
+    story of the kind "none" has no cue; there `sense` says which of the two is called contextual.
 
     Args:
-        split: "tune" (for choosing scores and thresholds) or "test".
+        split: "tune" (for choosing scores and thresholds) or "test", which share all words and no
+            pair of word and template (kind, frame, verb, number and place of distractors); or
+            "composition", the pairs of word and pattern (kind, frame, asking) that no corpus holds.
         n: How many cases.
         seed: Same arguments, same cases.
         kinds: Some of `KINDS`.
         sense: "minority", "dominant", or "both" in turn.
+        askings: Some of `ASKINGS`. A yes/no question asks for either sense in turn, has the
+            question for the other as its twin, and is drawn where both senses take equally many
+            tokens.
 
     Raises:
-        InputError: An argument is not one of the values above.
+        InputError: An argument is not one of the values above, or there are not so many cases.
     """
     _one_of("split", split, SPLITS)
     _one_of("sense", sense, (*SENSES, "both"))
     for kind in kinds:
         _one_of("kinds", kind, KINDS)
-    if not kinds or n < 0:
-        raise InputError(f"There is nothing to draw: n is {n}, kinds are {list(kinds)}")
-    senses = SENSES if sense == "both" else (sense,)
+    for asking in askings:
+        _one_of("askings", asking, tuple(ASKINGS))
+    if not kinds or not askings or n < 0:
+        raise InputError(
+            f"There is nothing to draw: n is {n}, kinds are {list(kinds)}, askings {list(askings)}"
+        )
     rng = np.random.default_rng([seed, SPLITS.index(split)])
-    order = [WORDS[i] for i in rng.permutation(len(WORDS))]
+    orders = {}
+    for kind in dict.fromkeys(kinds):
+        nouns = _nouns_of(kind)
+        orders[kind] = [nouns[i] for i in rng.permutation(len(nouns))]
+    turns = []  # what is drawn in turn, with the words that allow it
+    for asking, which, kind in itertools.product(
+        askings, SENSES if sense == "both" else (sense,), kinds
+    ):
+        able = [
+            noun
+            for noun in orders[kind]
+            if _can_ask(kind, noun, asking) and _frames(split, kind, noun, asking)
+        ]
+        if able:
+            turns.append((kind, which, asking, able))
     drawn: dict[str, Case] = {}
-    misses = 0
+    misses, passed = 0, [0] * len(turns)
     while len(drawn) < n:
-        turn, which_kind = divmod(len(drawn), len(kinds))
-        turn, which_sense = divmod(turn, len(senses))
-        word = order[turn % len(order)]
-        case = _draw(rng, split, word, kinds[which_kind], senses[which_sense])
+        if not turns or misses == MOST_MISSES:
+            raise InputError(
+                f"{n} different cases were asked for and {len(drawn)} found",
+                do="Ask for fewer, or for more kinds or askings",
+            )
+        turn, place = divmod(len(drawn), len(turns))
+        kind, which, asking, able = turns[place]
+        noun = able[(turn + passed[place]) % len(able)]
+        # Questions for either sense alternate, and for one word from round to round.
+        rounds = turn // len(able)
+        asks = (turn if len(able) % 2 else turn + rounds) % 2
+        case = _draw(rng, split, kind, noun, which, asking, asks)
         if case is not None and case.case_id not in drawn:
             drawn[case.case_id] = case
             misses = 0
             continue
         misses += 1
-        if misses == MOST_MISSES:
-            raise InputError(
-                f"{n} different cases were asked for and {len(drawn)} found",
-                do="Ask for fewer, or for more kinds",
-            )
+        passed[place] += misses % PATIENCE == 0
     return list(drawn.values())
 
 
 def split_of(noun: str, template: str) -> str:
-    """Which split holds the stories of a word in a template: a coin thrown by their hash."""
-    digest = hashlib.sha256(f"{noun} in {template}".encode()).digest()
-    return SPLITS[digest[0] % len(SPLITS)]
+    """Whether "tune" or "test" holds the stories of a word in a template.
+
+    A hash throws a coin for the word, kind and frame. From there the splits alternate with the
+    verb and with the number of distractors, so that every word is in both.
+    """
+    kind, frame, verb, counts = template.split("/")
+    coin = hashlib.sha256(f"{noun} in {kind}/{frame}".encode()).digest()[0]
+    verbs = family_of(kind).verbs
+    return ("tune", "test")[(coin + (verbs.index(verb) if verb else 0) + sum(map(int, counts))) % 2]
 
 
 def kind_of(case: Case) -> str:
@@ -282,77 +193,24 @@ def kind_of(case: Case) -> str:
     return case.case_id.split("-")[0]
 
 
-def _draw(rng: np.random.Generator, split: str, word: Word, kind: str, sense: str) -> Case | None:
-    """A case of a word, or None where the story belongs to another split."""
-    topic, rival = word.minority, word.dominant
-    if sense == "dominant":
-        topic, rival = rival, topic
-    drawn = scene(rng, kind, word.noun, topic, rival, TOPICS[topic].category)
-    if split_of(word.noun, drawn.template) != split:
-        return None
-    return as_case(drawn, topic, rival, sense)
+def prior_of(case: Case) -> Prior:
+    """The prior of each sense of a case of this world: its share of the corpus' neutral stories.
 
+    A capital has no second one: without a cue, the corpus never gives a country another city.
 
-def _disarmed(drawn: Scene, words: Sequence[str]) -> Scene:
-    """A scene whose distractors name neutral words instead of a topic's, as many of them."""
-    spare = iter(words)
-
-    def mild(sentences: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(
-            " ".join(next(spare) if word in _LOADED else word for word in sentence.split())
-            for sentence in sentences
-        )
-
-    return replace(
-        drawn, before=mild(drawn.before), between=mild(drawn.between), after=mild(drawn.after)
-    )
-
-
-def as_case(drawn: Scene, topic: str, rival: str, sense: str) -> Case:
-    """A scene as a case: roles, answers, and every variant with its positions aligned.
-
-    What is drawn depends on the story alone, so that a story is always the same case.
+    Raises:
+        InputError: The case is not of this world.
     """
-    prompt = drawn.tell()
-    digest = hashlib.sha256(f"{prompt} {drawn.answer}".encode()).hexdigest()
-    rng = np.random.default_rng(int(digest[:16], 16))
-    said = set(prompt.split())
-    buildings = _others(rng, NEUTRAL_NOUNS, said)
-    neutral = buildings[DRAWS:]  # no draw of the cue is a draw of the subject
-    if drawn.frame == "activity":
-        neutral = _others(rng, NEUTRAL_ACTIVITIES, said)[:DRAWS]
-    other_verb = _others(rng, VERBS, said)[0]
-
-    def told(**change: Any) -> str:
-        return replace(drawn, **change).tell()
-
-    # Twins as long as the story, their distractors about nothing: what restores the cue.
-    words = buildings if drawn.kind == "prime" else neutral
-    harmless = [_disarmed(drawn, words[i:] + words[:i]) for i in range(1, DRAWS)]
-    twins = [twin.tell() for twin in harmless if twin != drawn]
-
-    return Case(
-        prompt=prompt,
-        contextual=(drawn.answer,),
-        associative=(TOPICS[rival].category,),
-        subject=drawn.noun,
-        cue=(drawn.cue_phrase,),
-        question=drawn.question or None,
-        distractor=drawn.distractors,
-        neutral=tuple(told(cue=word) for word in neutral),
-        substitute=tuple(told(noun=word) for word in buildings[:DRAWS]),
-        swap=tuple(told(cue=word) for word in _others(rng, cues(drawn.frame, rival), said)),
-        clean=(told(before=(), between=(), after=()), *twins) if drawn.distractors else (),
-        paraphrases=(
-            told(verb=other_verb),
-            told(verb=other_verb, form="it"),
-            *(told(form=form) for form in FORMS if form != drawn.form),
-        ),
-        context_words=concept_words(topic, said),
-        competing_words=concept_words(rival, said),
-        group=drawn.noun,
-        case_id=f"{drawn.kind}-{drawn.noun}-{sense}-{digest[:10]}",
-    )
+    if case.group in CAPITALS:
+        shares = Prior(0.0, 1.0)
+    elif case.group in _WORD_OF:
+        prior = _WORD_OF[case.group].prior
+        shares = Prior(1 - prior, prior)
+    else:
+        raise InputError(
+            f"The case {case.case_id} is about {case.group!r}", expected="a word of the world"
+        )
+    return shares if "-minority-" in case.case_id else Prior(*shares[::-1])
 
 
 def without_distractors(case: Case) -> Case:
@@ -363,29 +221,93 @@ def without_distractors(case: Case) -> Case:
             text = text.replace(f"{sentence} ", "", 1)
         return text
 
-    names = ("prompt", "neutral", "substitute", "swap", "paraphrases")
+    names = ("prompt", "neutral", "substitute", "swap", "paraphrases", "twin_question")
     texts = {name: getattr(case, name) for name in names}
     changed = {
         name: told(text) if isinstance(text, str) else tuple(told(draw) for draw in text)
         for name, text in texts.items()
+        if text
     }
     return case.replace(
         **changed, distractor=(), clean=(), case_id=f"{case.case_id}-without-distractors"
     )
 
 
-def concept_words(topic: str, said: Container[str]) -> tuple[str, ...]:
-    """The first `CONCEPT_WORDS` of a topic's things, places and activities that are not said."""
-    of = TOPICS[topic]
-    words = (*of.things, *of.places, *of.activities)
-    return tuple(word for word in words if word not in said)[:CONCEPT_WORDS]
+def _nouns_of(kind: str) -> tuple[str, ...]:
+    """The subjects of a kind's stories."""
+    if kind == "memory":
+        return tuple(CAPITALS)
+    return tuple(word.noun for word in (TRADES if kind == "stereotype" else WORDS))
 
 
-def _others(rng: np.random.Generator, words: Sequence[str], said: Container[str]) -> list[str]:
-    """The words that are not said yet, in random order."""
-    return [str(word) for word in rng.permutation(words) if word not in said]
+def _frames(split: str, kind: str, noun: str, asking: str) -> list[str]:
+    """The frames in which a split may tell of a word."""
+    return [
+        frame
+        for frame in frames_of(kind)
+        if is_withheld(noun, f"{kind}/{frame}/{asking}") == (split == "composition")
+    ]
+
+
+def _can_ask(kind: str, noun: str, asking: str) -> bool:
+    """Whether both questions are equally long, where a question names a sense."""
+    if asking != "yesno" or kind == "memory":
+        return True
+    word = _WORD_OF[noun]
+    table = GENDERS if kind == "stereotype" else TOPICS
+    answers = (table[word.dominant].category, table[word.minority].category)
+    return len({len(pieces(answer)) for answer in answers}) == 1
+
+
+def _draw(
+    rng: np.random.Generator, split: str, kind: str, noun: str, sense: str, asking: str, asks: int
+) -> Case | None:
+    """A case of a word, or None where the story belongs to another split."""
+    frame = pick(rng, _frames(split, kind, noun, asking))
+    if kind == "memory":
+        sides = _cities(rng, noun, sense)
+        drawn = land_scene(rng, noun, CAPITAL, sides.contextual, frame)
+    else:
+        sides = _senses(kind, noun, sense)
+        if kind == "stereotype":
+            drawn = trade_scene(rng, noun, sides.topic, frame)
+        else:
+            drawn = scene(rng, kind, noun, sides.topic, sides.rival, frame)
+    if split != "composition" and split_of(noun, drawn.template) != split:
+        return None
+    drawn = drawn._replace(form=ASKINGS[asking][0])
+    if asking == "yesno":
+        drawn = drawn._replace(asked=sides[asks])
+    return as_case(drawn, sides, sense)
+
+
+def _senses(kind: str, noun: str, sense: str) -> Sides:
+    word = _WORD_OF[noun]
+    topic, rival = word.minority, word.dominant
+    if sense == "dominant":
+        topic, rival = rival, topic
+    table = GENDERS if kind == "stereotype" else TOPICS
+    return Sides(table[topic].category, table[rival].category, topic, rival)
+
+
+def _cities(rng: np.random.Generator, land: str, sense: str) -> Sides:
+    """A country's capital and another city as long, known for something else."""
+    capital = CAPITALS[land]
+    other = pick(
+        rng,
+        [
+            city
+            for city in CITIES
+            if len(pieces(city)) == len(pieces(capital)) and CITIES[city] != CITIES[capital]
+        ],
+    )
+    city, rival = (other, capital) if sense == "minority" else (capital, other)
+    return Sides(city, rival, city, rival)
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise InputError(f"{name} is {value!r}", expected="one of " + ", ".join(known))
+
+
+_WORD_OF: dict[str, Word] = {word.noun: word for word in (*WORDS, *TRADES)}
