@@ -21,6 +21,8 @@ _HOME = {
     "check_model": "dst.models.check",
     "trace": "dst.tracing.trace",
     "logit_lens": "dst.tracing.lens",
+    "fit_tuned_lens": "dst.tracing.tuned_lens",
+    "reference_runs": "dst.tracing.reference",
     "coherence": "dst.studies.measure",
     "markers": "dst.studies.measure",
     "pathways": "dst.tracing.pathways",
@@ -28,7 +30,19 @@ _HOME = {
     "attribution": "dst.tracing.attribution",
     "cut_effects": "dst.tracing.cuts",
     "dose": "dst.tracing.dose",
+    "patch": "dst.tracing.patching",
+    "causal_trace": "dst.tracing.causal_tracing",
+    "ablate": "dst.tracing.ablation",
+    "cut_attention": "dst.tracing.attention_cuts",
+    "cross_patch": "dst.tracing.transfers",
+    "backpatch": "dst.tracing.transfers",
+    "patch_effects": "dst.tracing.patch_effects",
     "explain": "dst.studies.explain",
+    "suggest": "dst.tracing.suggest",
+    "attribution_patch": "dst.tracing.attribution_patching",
+    "edge_attribution": "dst.tracing.edge_attribution",
+    "gradients": "dst.tracing.gradients",
+    "path_patch": "dst.tracing.path_patching",
 }
 
 __all__ = [
@@ -37,19 +51,33 @@ __all__ = [
     "InputError",
     "Site",
     "__version__",
+    "ablate",
     "attribution",
+    "attribution_patch",
+    "backpatch",
+    "causal_trace",
     "check_model",
     "coherence",
+    "cross_patch",
+    "cut_attention",
     "cut_effects",
     "dose",
+    "edge_attribution",
     "explain",
+    "fit_tuned_lens",
+    "gradients",
     "load",
     "load_cases",
     "logit_lens",
     "markers",
     "open_result",
+    "patch",
+    "patch_effects",
+    "path_patch",
     "pathways",
+    "reference_runs",
     "repairs",
+    "suggest",
     "trace",
 ]
 
@@ -65,13 +93,27 @@ if TYPE_CHECKING:
     from dst.studies.explain import explain as explain
     from dst.studies.measure import coherence as coherence
     from dst.studies.measure import markers as markers
+    from dst.tracing.ablation import ablate as ablate
+    from dst.tracing.attention_cuts import cut_attention as cut_attention
     from dst.tracing.attribution import attribution as attribution
+    from dst.tracing.attribution_patching import attribution_patch as attribution_patch
+    from dst.tracing.causal_tracing import causal_trace as causal_trace
     from dst.tracing.commitment import repairs as repairs
     from dst.tracing.cuts import cut_effects as cut_effects
     from dst.tracing.dose import dose as dose
+    from dst.tracing.edge_attribution import edge_attribution as edge_attribution
+    from dst.tracing.gradients import gradients as gradients
     from dst.tracing.lens import logit_lens as logit_lens
+    from dst.tracing.patch_effects import patch_effects as patch_effects
+    from dst.tracing.patching import patch as patch
+    from dst.tracing.path_patching import path_patch as path_patch
     from dst.tracing.pathways import pathways as pathways
+    from dst.tracing.reference import reference_runs as reference_runs
+    from dst.tracing.suggest import suggest as suggest
     from dst.tracing.trace import trace as trace
+    from dst.tracing.transfers import backpatch as backpatch
+    from dst.tracing.transfers import cross_patch as cross_patch
+    from dst.tracing.tuned_lens import fit_tuned_lens as fit_tuned_lens
 
 
 def __getattr__(name: str) -> Any:

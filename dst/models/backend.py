@@ -12,7 +12,7 @@ them. Every engine follows the same two rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
@@ -34,10 +34,15 @@ CAPABILITIES = (
     "heads",
     "patterns",
     "generate",
+    "gradients",
+    "replay",
 )
 """What an engine may be able to do with a model; `dst.models.check` proves most of them."""
 
 Positions = Sequence[int] | Sequence[Sequence[int]]
+
+Differentiable = Callable[[torch.Tensor], torch.Tensor]
+"""A metric that can be differentiated: logits [row k d_vocab] to one number per row."""
 
 
 @dataclass(frozen=True)
@@ -165,6 +170,40 @@ class Run:
         return self.logits[:, -1]
 
 
+@dataclass(frozen=True)
+class Through:
+    """The gradient that one receiver passes on to the residual stream it reads.
+
+    Attributes:
+        receiver: q, k, v or mlp_out of a block. The block's norm lies between the residual
+            and the receiver; what the rest of the block reads is left out.
+        heads: Heads of q, k, v that receive; all by default.
+    """
+
+    receiver: Site
+    heads: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """A metric of a batch and its gradients; torch tensors on the model's device, never saved.
+
+    Attributes:
+        value: The metric of each row, [row].
+        logits: [row k d_vocab], of which it is a function.
+        states: [row pos ...] per site, after any edit there.
+        gradients: d value / d state per site, of the state's shape. A row's value depends on
+            its own states only, so that one backward pass serves all rows.
+        through: [row pos d_model] per `Through`, in the order given.
+    """
+
+    value: torch.Tensor
+    logits: torch.Tensor
+    states: Mapping[Site, torch.Tensor]
+    gradients: Mapping[Site, torch.Tensor]
+    through: tuple[torch.Tensor, ...] = ()
+
+
 @runtime_checkable
 class Backend(Protocol):
     """What an engine must do. `dst.models.hooks` is the reference.
@@ -199,6 +238,8 @@ class Backend(Protocol):
     def unembed(self, resid: torch.Tensor, scale_from: torch.Tensor | None = None) -> torch.Tensor:
         """Logits that a residual state would give: final norm, unembedding, soft cap.
 
+        Differentiable in ``resid`` where that requires gradients and the weights are here.
+
         Args:
             resid: [... d_model].
             scale_from: Freeze the norm's scale to that of these states [... d_model].
@@ -232,6 +273,32 @@ class Backend(Protocol):
 
     def plain_logits(self, ids: Sequence[int]) -> torch.Tensor:
         """Logits [pos d_vocab] of a plain forward pass, which `check_model` compares with."""
+        ...
+
+    def gradients(
+        self,
+        ids: torch.Tensor | Sequence[Sequence[int]],
+        mask: torch.Tensor | None = None,
+        *,
+        sites: Iterable[Site],
+        metric: Differentiable,
+        edits: Sequence[Edit] = (),
+        logits_at: Positions = (-1,),
+        drop: Iterable[int] = (),
+        through: Sequence[Through] = (),
+    ) -> Gradients:
+        """The derivative of a metric by the states at some sites: one pass forward, one back.
+
+        Args:
+            ids: As in `run`.
+            mask: As in `run`.
+            sites: Where; ``pattern`` too.
+            metric: A differentiable function of the logits at ``logits_at``.
+            edits: As in `run`; a gradient is taken after the edits at its site.
+            logits_at: As in `run`, the last position by default.
+            drop: Blocks whose attn_out and mlp_out pass no gradient back.
+            through: Receivers whose share of the gradient is wanted by itself.
+        """
         ...
 
     def generate(self, ids: Sequence[int], n: int) -> list[int]:

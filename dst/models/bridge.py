@@ -57,6 +57,11 @@ class BridgeBackend(HooksBackend):
             transformers.
     """
 
+    lacks = {
+        "gradients": "only the engine 'hooks' keeps a graph",
+        "replay": "only the engine 'hooks' calls blocks by themselves",
+    }
+
     def __init__(
         self,
         model: Any,

@@ -7,15 +7,17 @@ model whose plain forward pass is not reproduced, or that looks ahead, is refuse
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from dst.core.errors import DSTError, ModelError
-from dst.core.sites import RESIDUAL_KINDS, Site
-from dst.models.backend import Backend, Cut, Edit
+from dst.core.sites import RESIDUAL_KINDS, Site, site_of_state
+from dst.models import suffix
+from dst.models.backend import Backend, Cut, Edit, Run
+from dst.models.hooks import HooksBackend
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-6, "bfloat16": 4e-2, "float16": 5e-3}
 """Largest relative difference that counts as equal, by number type. Models in float64
@@ -95,7 +97,9 @@ def check_model(model: Backend) -> ModelCheck:
     alone, padded on either side; writing back what is there changes nothing; writing
     something else changes the output, and no earlier one; a key that is cut from everything
     no longer matters; q, k, v and z belong to the heads that they are said to, and the heads
-    add up to attn_out; pattern times v is z.
+    add up to attn_out; pattern times v is z; gradients agree with each other and with the slope
+    that two edited runs show; blocks called from any block and position on give what full runs
+    give.
 
     Returns:
         Every check with its largest relative difference.
@@ -123,6 +127,8 @@ def check_model(model: Backend) -> ModelCheck:
         run("a key cut from every query no longer matters", ("cuts",), probe.cut),
         run("q, k, v and z belong to their heads", ("heads",), probe.heads),
         run("pattern times v is z", ("patterns",), probe.patterns),
+        run("gradients are slopes of the output", ("gradients",), probe.gradients),
+        run("a suffix of a changed run equals the full run", ("replay",), probe.replay),
     )
     return ModelCheck(spec.name, checks, tolerance)
 
@@ -288,9 +294,102 @@ class _Probe:
             worst = max(worst, _relative(mixed, z))
         return worst
 
+    def gradients(self) -> float:
+        """A block's output and the next block's input are one tensor, so they have one gradient.
+
+        And the gradient of the first state is the slope of the output along it, by edited runs
+        on either side: to 5 % at one step at least, for a short one drowns in float32 and a long
+        one bends.
+        """
+        if "gradients" not in self.model.can:
+            return 0.0  # not offered, and said so already
+        pairs = [
+            (Site(layer - 1, "resid_post"), Site(layer, "resid_pre"))
+            for layer in range(1, self.n_layers)
+        ]
+        first = Site(0, "resid_pre")
+        direction = torch.randn(self.model.spec.d_vocab, generator=torch.Generator().manual_seed(1))
+
+        def metric(logits: torch.Tensor) -> torch.Tensor:
+            return logits[:, -1] @ direction.to(logits)
+
+        sites = [first, *(site for pair in pairs for site in pair)]
+        found = self.model.gradients([self.row], sites=sites, metric=metric)
+        if self.model.spec.dtype in ("float32", "float64"):
+            self._slope(first, found.states[first], found.gradients[first], metric)
+        differences = [_relative(found.gradients[a], found.gradients[b]) for a, b in pairs]
+        return max(differences, default=0.0)
+
+    def _slope(
+        self,
+        site: Site,
+        state: torch.Tensor,
+        slope: torch.Tensor,
+        metric: Callable[[torch.Tensor], torch.Tensor],
+    ) -> None:
+        # Each position moves by a share of its own norm: a padding token's embedding may be 0.
+        unit = slope / slope.norm(dim=-1, keepdim=True).clamp_min(1e-30)
+        step = unit * state.norm(dim=-1, keepdim=True)
+        sizes = (1e-2, 1e-3, 1e-4)
+        edits = [
+            Edit(site, [row], range(len(self.row)), state + size * step)
+            for row, size in enumerate((*sizes, *(-size for size in sizes)))
+        ]
+        values = metric(self.model.run([self.row] * len(edits), edits=edits, logits_at=[-1]).logits)
+        ahead, behind = values.double().cpu().chunk(2)
+        measured = (ahead - behind) / (2 * torch.tensor(sizes, dtype=torch.float64))
+        expected = float((slope.double() * step.double()).sum())
+        if float((measured - expected).abs().min()) > 0.05 * abs(expected):
+            raise _FailedError(
+                f"where the gradient says {expected:.3g}, edited runs give "
+                + ", ".join(f"{value:.3g}" for value in measured)
+            )
+
+    def replay(self) -> float:
+        """Blocks called from every state, and from the first, a middle and the last position on.
+
+        Each run puts another state in at one place; full runs with the same edits are the truth.
+        """
+        if "replay" not in self.model.can or not isinstance(self.model, HooksBackend):
+            return 0.0  # not offered, and said so already
+        sites = [site_of_state(state, self.n_layers) for state in range(self.n_layers + 1)]
+        base, prefix = suffix.record(self.model, [self.row], sites, [-1])
+        worst = 0.0
+        for first in sorted({0, self.end // 2, self.end}):
+            edits = [
+                Edit(site, [run], [first], -3 * base.states[site][:, first : first + 1].roll(1, -1))
+                for run, site in enumerate(sites)
+            ]
+            full = self.model.run([self.row] * len(sites), edits=edits, logits_at=[-1])
+            runs = suffix.Suffixes(
+                rows=[0] * len(sites),
+                starts=range(len(sites)),
+                first=first,
+                length=len(self.row),
+                edits=[
+                    suffix.Placed(edit, torch.tensor([[run]]), torch.tensor([[first]]))
+                    for run, edit in enumerate(edits)
+                ],
+                read=(self.end,),
+            )
+            found = suffix.replay(self.model, prefix, _states_of(base, sites, first), runs)
+            worst = max(worst, _relative(found.logits, full.logits))
+        return worst
+
 
 class _FailedError(Exception):
     """A check that does not come out as a difference."""
+
+
+def _states_of(
+    base: Run, sites: Sequence[Site], first: int
+) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    """State l of some rows of a run from a position on, [row pos d_model]."""
+
+    def state(number: int, rows: torch.Tensor) -> torch.Tensor:
+        return base.states[sites[number]][rows, first:]
+
+    return state
 
 
 def _relative(a: torch.Tensor, b: torch.Tensor) -> float:

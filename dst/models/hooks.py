@@ -23,7 +23,18 @@ from torch import nn
 from dst.core.errors import CapabilityError
 from dst.core.results import Provenance
 from dst.core.sites import HEAD_KINDS, Site
-from dst.models.backend import CAPABILITIES, Cut, Edit, ModelSpec, Positions, Run
+from dst.models.backend import (
+    CAPABILITIES,
+    Cut,
+    Differentiable,
+    Edit,
+    Gradients,
+    ModelSpec,
+    Positions,
+    Run,
+    Through,
+)
+from dst.models.backward import Tape, reads
 from dst.models.families import Anatomy, find_anatomy, text_config
 from dst.models.identity import spec_of, versions
 from dst.models.interventions import cut_mask
@@ -46,14 +57,17 @@ class HooksBackend:
         ModelError: It is not a decoder-only language model.
     """
 
+    lacks: Mapping[str, str] = {}
+    """What an engine does not offer, with the reason."""
+
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
     ) -> None:
         self.anatomy: Anatomy = find_anatomy(model)
         self.tokenizer = tokenizer
         self.spec: ModelSpec = spec_of(self.anatomy, name, revision)
-        self.can: frozenset[str] = frozenset(CAPABILITIES)
-        self.cannot: Mapping[str, str] = {}
+        self.can: frozenset[str] = frozenset(CAPABILITIES) - set(self.lacks)
+        self.cannot: Mapping[str, str] = dict(self.lacks)
         self.notes: tuple[str, ...] = ()
         self.engine = "hooks"
         with _LOCKS_GUARD:
@@ -91,21 +105,57 @@ class HooksBackend:
             self.spec, self.anatomy.missing, ids, mask, capture, edits, cuts, logits_at
         )
         hooks = _Hooks(self.anatomy, request)
-        patterns = any(site.kind == "pattern" for site in request.capture)
         with self._lock, torch.no_grad(), hooks.placed(), _evaluating(self.model):
-            device = next(self.model.parameters()).device
-            with _eager(self.model) if patterns else contextlib.nullcontext():
-                output = self.anatomy.body(input_ids=request.batch.ids.to(device), use_cache=False)
-            hidden = output[0]
-            rows = torch.arange(len(request.places), device=hidden.device).unsqueeze(1)
-            logits = self._head(hidden[rows, request.places.to(hidden.device)])
+            logits = self._logits(request)
         return request.answer(self.spec, logits, hooks.states, hooks.readable)
+
+    def gradients(
+        self,
+        ids: torch.Tensor | Sequence[Sequence[int]],
+        mask: torch.Tensor | None = None,
+        *,
+        sites: Iterable[Site],
+        metric: Differentiable,
+        edits: Sequence[Edit] = (),
+        logits_at: Positions = (-1,),
+        drop: Iterable[int] = (),
+        through: Sequence[Through] = (),
+    ) -> Gradients:
+        """One forward and one backward pass; see `dst.models.backend.Backend.gradients`.
+
+        Raises:
+            InputError: The ids do not fit the model.
+            InterventionError: A site, row, position or head does not exist, or the metric is
+                not one differentiable number per row.
+            CapabilityError: A site was not found in this model.
+            ModelError: Activations, logits or gradients are not finite.
+        """
+        # Whatever the caller's mode is, a graph is needed here; a tensor made in inference mode
+        # could not be part of it.
+        with self._lock, torch.inference_mode(False), torch.enable_grad():
+            tape, sites = Tape(drop), list(dict.fromkeys(sites))
+            receivers = [part.receiver for part in through]
+            nodes = [Site(site.layer, kind) for site in receivers for kind in reads(site)]
+            request = work_out(
+                self.spec,
+                self.anatomy.missing,
+                ids,
+                mask,
+                [*sites, *receivers, *nodes, *tape.needs],
+                edits,
+                (),
+                logits_at,
+            )
+            with _Hooks(self.anatomy, request, tape).placed(), _evaluating(self.model):
+                logits = self._logits(request)
+            request.answer(self.spec, logits.detach(), tape.states, {})
+            return tape.backward(logits, metric, sites, through, self.spec.name)
 
     def final_norm(
         self, resid: torch.Tensor, scale_from: torch.Tensor | None = None
     ) -> torch.Tensor:
         """N(h) with the gain, [... d_model]; see `Backend.final_norm`."""
-        with self._lock, torch.no_grad():
+        with self._lock, _graph_if_asked(resid):
             if scale_from is not None:
                 return self._frozen_norm(resid, scale_from)
             like = next(self.anatomy.final_norm.parameters(), self.anatomy.head.weight)
@@ -113,7 +163,7 @@ class HooksBackend:
 
     def unembed(self, resid: torch.Tensor, scale_from: torch.Tensor | None = None) -> torch.Tensor:
         """Logits of residual states, [... d_vocab]; see `Backend.unembed`."""
-        with torch.no_grad():
+        with _graph_if_asked(resid):
             return self._head(self.final_norm(resid, scale_from))
 
     def directions(self, ids: torch.Tensor | Sequence[int] | None = None) -> torch.Tensor:
@@ -182,11 +232,24 @@ class HooksBackend:
 
     # -- inside ------------------------------------------------------------------------
 
+    def _logits(self, request: Request) -> torch.Tensor:
+        """The forward pass of a request, [row k d_vocab]; hooks see to the rest."""
+        patterns = any(site.kind == "pattern" for site in request.capture)
+        device = next(self.model.parameters()).device
+        with _eager(self.model) if patterns else contextlib.nullcontext():
+            output = self.anatomy.body(input_ids=request.batch.ids.to(device), use_cache=False)
+        hidden = output[0]
+        rows = torch.arange(len(request.places), device=hidden.device).unsqueeze(1)
+        return self._head(hidden[rows, request.places.to(hidden.device)])
+
     def _head(self, normed: torch.Tensor) -> torch.Tensor:
         """Unembedding with its soft cap or scale, as the model's own forward does it."""
         head = self.anatomy.head
-        logits = _at_least_float32(head(normed.to(head.weight.device, head.weight.dtype)))
-        logits = logits * self.anatomy.logit_scale
+        return self._scaled(head(normed.to(head.weight.device, head.weight.dtype)))
+
+    def _scaled(self, raw: torch.Tensor) -> torch.Tensor:
+        """Soft cap or scale on what the unembedding puts out."""
+        logits = _at_least_float32(raw) * self.anatomy.logit_scale
         if cap := self.anatomy.soft_cap:
             logits = cap * torch.tanh(logits / cap)
         return logits
@@ -221,11 +284,15 @@ class HooksBackend:
 
 
 class _Hooks:
-    """The hooks of one run: edits first, then what is captured, at every site in use."""
+    """The hooks of one run: edits first, then what is captured, at every site in use.
 
-    def __init__(self, anatomy: Anatomy, request: Request) -> None:
+    With a tape, states are kept in the graph, for gradients.
+    """
+
+    def __init__(self, anatomy: Anatomy, request: Request, tape: Tape | None = None) -> None:
         self.anatomy = anatomy
         self.request = request
+        self.tape = tape
         self.n_rows = len(request.batch.ids)
         self.states: dict[Site, torch.Tensor] = {}
         self.readable: dict[int, torch.Tensor] = {}
@@ -251,6 +318,8 @@ class _Hooks:
         """Apply the edits at a site to ``value`` [row pos ...] and keep what was asked for."""
         for item in self.request.at(site):
             value = item.apply(value)
+        if self.tape is not None:
+            return self.tape.keep(site, value)
         if site in self.request.capture:
             # A clone: some blocks add to their tensors in place later on.
             self.states[site] = value.detach().clone()
@@ -305,7 +374,7 @@ class _Hooks:
                 return self._heads(site, output)
             columns = index.to(output.device)
             new = self._heads(site, output[..., columns])
-            if not self.request.at(site):
+            if not self.request.at(site) and self.tape is None:
                 return None
             out = output.clone()
             out[..., columns] = new
@@ -322,7 +391,10 @@ class _Hooks:
                     f"{type(module).__name__} does not return its attention pattern",
                     do="Leave out the site pattern",
                 )
-            self.states[site] = output[1].detach().clone()
+            if self.tape is not None:
+                self.tape.keep_pattern(site, output[1])
+            else:
+                self.states[site] = output[1].detach().clone()
 
         return hook
 
@@ -391,6 +463,11 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+def _graph_if_asked(resid: torch.Tensor) -> Any:
+    """Gradients inside the block only where ``resid`` asks for them, not for the weights' sake."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and resid.requires_grad)
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

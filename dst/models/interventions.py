@@ -35,7 +35,7 @@ class Resolved:
             tensor, self.row_index, self.position_index, edit.value, edit.op, edit.heads
         )
         self.fired += self.row_index.numel()
-        self.squared_delta += float(squared_delta)
+        self.squared_delta += float(squared_delta.detach())
         return out
 
     def receipt(self) -> Receipt:

@@ -67,6 +67,11 @@ class NNsightBackend(HooksBackend):
         ModelError: It is not a decoder-only language model.
     """
 
+    lacks = {
+        "gradients": "only the engine 'hooks' keeps a graph",
+        "replay": "only the engine 'hooks' calls blocks by themselves",
+    }
+
     def __init__(
         self,
         model: Any,

@@ -13,7 +13,7 @@ from dst.core.errors import InterventionError
 from dst.core.results import CutEffects
 from dst.models.backend import Backend, Cut, require
 from dst.tracing.prepare import Prepared, prepare
-from dst.tracing.swaps import MOST_TOKENS
+from dst.tracing.replay import MOST_TOKENS
 
 CONTROLS = 4
 """Random key sets of the same size that each source is compared with."""

@@ -1,4 +1,4 @@
-"""Naive patching between aligned runs: one forward pass per cell, the reference for speed.
+"""Swaps between aligned runs: a grid of cells for `dst.tracing.replay`.
 
 Aligned runs are recorded once; then the residual of some positions at some state
 is replaced by another run's, and LD is read at i*. Cells whose donor equals the base there
@@ -7,9 +7,8 @@ are exact no-ops and are not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +16,9 @@ from jaxtyping import Float
 
 from dst.analysis.readout import contrast
 from dst.core.sites import site_of_state
-from dst.models.backend import Backend, Edit
+from dst.models.backend import Backend
 from dst.models.variants import Row
-
-MOST_TOKENS = 4096
-"""Tokens in one batch of patched runs."""
+from dst.tracing.replay import Base, Cell, Change, record_base, run_cells
 
 
 @dataclass(frozen=True)
@@ -34,9 +31,12 @@ class Contrast:
     def __call__(self, logits: torch.Tensor) -> np.ndarray:
         """LD of each row of logits [row d_vocab]."""
         forms = [*self.plus, *self.minus]
-        read = logits[:, forms].float().cpu().numpy()
+        return self.of_forms(logits[:, forms])
+
+    def of_forms(self, logits: torch.Tensor) -> np.ndarray:
+        """LD of each row of logits [row form], of A+ and then A-."""
         n = len(self.plus)
-        return contrast(read, range(n), range(n, len(forms)))
+        return contrast(logits.float().cpu().numpy(), range(n), range(n, logits.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Recorded:
         states: [state row pos d_model], where pos counts the *prompt's* positions.
         places: [row pos], the row's own position for each of the prompt's, -1 for none.
         twins: Whether the second half of the rows are twins of the first.
+        base: The runs as they were recorded, each once.
+        recorded: [row], the run of ``base`` that each row is.
     """
 
     rows: tuple[tuple[int, ...], ...]
@@ -59,6 +61,8 @@ class Recorded:
     states: torch.Tensor
     places: torch.Tensor
     twins: bool
+    base: Base | None = None
+    recorded: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.rows) // (2 if self.twins else 1)
@@ -86,6 +90,8 @@ class Recorded:
             self.states[:, index],
             self.places[index],
             self.twins,
+            self.base,
+            tuple(self.recorded[i] for i in index) if self.base else (),
         )
 
     @classmethod
@@ -98,12 +104,20 @@ class Recorded:
                 order += range(start + half * len(run), start + (half + 1) * len(run))
                 start += len(run.rows)
         rows = [row for run in runs for row in run.rows]
+        bases = {id(run.base): run.base for run in runs if run.base is not None}
+        before, start = dict[int, int](), 0
+        for key, base in bases.items():
+            before[key], start = start, start + len(base.rows)
+        recorded = [before[id(run.base)] + i for run in runs if run.base for i in run.recorded]
+        whole = len(recorded) == len(rows)
         return cls(
             tuple(rows[i] for i in order),
             np.concatenate([run.raw for run in runs])[order],
             torch.cat([run.states for run in runs], dim=1)[:, order],
             torch.cat([run.places for run in runs])[order],
             runs[0].twins,
+            Base.joined(list(bases.values())) if whole else None,
+            tuple(recorded[i] for i in order) if whole else (),
         )
 
     def cycle(self, n: int) -> Recorded:
@@ -115,18 +129,16 @@ def record(
     model: Backend, rows: Sequence[Row], metric: Contrast, twins: Sequence[Row] = ()
 ) -> Recorded:
     """Run rows, each with its twin if there are twins, and keep every residual state."""
-    n_layers = model.spec.n_layers
-    sites = [site_of_state(state, n_layers) for state in range(n_layers + 1)]
     every = [*rows, *twins]
-    run = model.run([row.ids for row in every], capture=sites, logits_at=[-1])
+    base = record_base(model, [row.ids for row in every])
     places = torch.tensor([row.places for row in every])
-    states = torch.stack([run.states[site] for site in sites])
+    states = base.states
     if not all(row.is_same_length for row in every):
         index = torch.arange(len(every)).unsqueeze(1)
         states = states[:, index, places.clamp_min(0)]
-    return Recorded(
-        tuple(row.ids for row in every), metric(run.last_logits), states, places, bool(twins)
-    )
+    raw = metric(base.logits[:, -1])
+    order = tuple(range(len(every)))
+    return Recorded(base.rows, raw, states, places, bool(twins), base, order)
 
 
 def patch_states(
@@ -158,48 +170,20 @@ def patch_states(
     matched = ((known >= 0) & (base.places >= 0)).numpy()  # [row pos]
     changed = (value != base.states).any(dim=-1).cpu().numpy() & matched  # [state row pos]
     changed[-1, :, :-1] = False  # at the last state only i* is read
-    inside = [[tuple(p for p in group if row[p]) for group in groups] for row in matched]
-    cells = [
-        _Cell(state, row, group, inside[row][group])
-        for group, positions in enumerate(groups)
-        for state, row in np.argwhere(changed[:, :, list(positions)].any(axis=-1)).tolist()
-    ]
-    cells.sort()  # by state: few sites a batch
+    own = base.base or record_base(model, base.rows)
+    rows = base.recorded if base.base else range(n_rows)
+    places = base.places.tolist()
+    cells, at = [], []
+    for group, inside in enumerate(groups):
+        for state, row in np.argwhere(changed[:, :, list(inside)].any(axis=-1)).tolist():
+            positions = [p for p in inside if changed[state, row, p]]
+            where = tuple(places[row][p] for p in positions)
+            change = Change(site_of_state(state, n_states - 1), where, value[state, row, positions])
+            cells.append(Cell(rows[row], (change,)))
+            at.append((row, state, group))
     tick(out.size - len(cells))
-    for part in _batches(cells, max(map(len, base.rows))):
-        edits = []
-        for (state, _), at in _alike(part).items():
-            rows = [part[i].row for i in at]
-            positions = torch.tensor([part[i].positions for i in at])
-            index = torch.tensor(rows).unsqueeze(1)
-            put = value[state][index.to(value.device), positions.to(value.device)]
-            site = site_of_state(state, model.spec.n_layers)
-            edits.append(Edit(site, at, base.places[index, positions].tolist(), put))
-        run = model.run([base.rows[cell.row] for cell in part], edits=edits, logits_at=[-1])
-        for cell, ld in zip(part, metric(run.last_logits), strict=True):
-            out[cell.row, cell.state, cell.group] = ld
-        tick(len(part))
+    if cells:
+        forms = [*metric.plus, *metric.minus]
+        runs = run_cells(model, own, cells, tokens=forms, tick=tick)
+        out[tuple(np.array(at).T)] = metric.of_forms(runs.logits[:, -1])
     return base.paired(out)
-
-
-class _Cell(NamedTuple):
-    """One patched run: a row of the base, and where its residual is replaced."""
-
-    state: int
-    row: int
-    group: int
-    positions: tuple[int, ...]
-
-
-def _alike(part: Sequence[_Cell]) -> dict[tuple[int, int], list[int]]:
-    """Cells of one batch by state and number of positions: each kind is one edit."""
-    kinds: dict[tuple[int, int], list[int]] = {}
-    for i, cell in enumerate(part):
-        kinds.setdefault((cell.state, len(cell.positions)), []).append(i)
-    return kinds
-
-
-def _batches(cells: Sequence[_Cell], n_pos: int) -> Iterator[Sequence[_Cell]]:
-    size = max(1, MOST_TOKENS // n_pos)
-    for start in range(0, len(cells), size):
-        yield cells[start : start + size]

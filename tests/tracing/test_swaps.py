@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dst.models.variants import Row
-from dst.tracing import swaps
+from dst.tracing import replay
 from dst.tracing.swaps import Contrast, Recorded, patch_states, record
 from tests import tiny
 
@@ -97,7 +97,7 @@ def test_every_cell_is_the_naively_patched_run(model: Any) -> None:
 def test_the_size_of_a_batch_changes_nothing(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     base, donor = record(model, rows(2), METRIC), record(model, rows(2, seed=1), METRIC)
     whole = patch_states(model, base, donor.states, donor.places, GROUPS, METRIC)
-    monkeypatch.setattr(swaps, "MOST_TOKENS", 7)  # one run at a time
+    monkeypatch.setattr(replay, "MOST_TOKENS", 7)  # one run at a time
     apart = patch_states(model, base, donor.states, donor.places, GROUPS, METRIC)
     np.testing.assert_allclose(whole, apart, atol=1e-4)
 
