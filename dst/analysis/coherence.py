@@ -74,6 +74,12 @@ DEFINITIONS = {
         "1",
         "dst (CAS*)",
     ),
+    "cas_signed_logit_lens": Definition(
+        "The same preference read with the logit lens: a check that it is not the tuned lens's "
+        "making.",
+        "1",
+        "dst (CAS*, logit lens)",
+    ),
     "cas_published": Definition(
         "Summed |cosine| of the raw residual with the context words, as a share of both word "
         "lists' sums.",
@@ -96,6 +102,12 @@ DEFINITIONS = {
         "contextual.",
         "logits",
         "logit lens",
+    ),
+    "margin_tuned": Definition(
+        "The same margin read with the tuned lens, which knows how this model's states turn "
+        "into its output.",
+        "logits",
+        "tuned lens",
     ),
 }
 """Every score by name. The terminal, the page and docs/scores.md print these words."""
@@ -221,9 +233,9 @@ def dss_published(
     )
     n_states, lengths = len(chains[0]), [chain.shape[1] for chain in chains]
     if min(lengths) == 0:
-        return _undefined(name, n_states, NO_WORDS)
+        return undefined(name, n_states, NO_WORDS)
     if max(lengths) == 1:
-        return _undefined(name, n_states, "one word a chain makes no pair (published: 0)")
+        return undefined(name, n_states, "one word a chain makes no pair (published: 0)")
     strength_c, strength_a = (np.abs(_neighbour_pearson(chain)).sum(axis=1) for chain in chains)
     value = strength_c / (strength_c + strength_a + 1e-10)
     value[0] = np.nan
@@ -275,7 +287,7 @@ def dss_corrected(
     if np.isnan(middle).any():
         raise NumericalError("The centre holds NaN", do="Check the reference run")
     if min(c.shape[1], a.shape[1]) == 0:
-        return _undefined(name, len(c), NO_WORDS)
+        return undefined(name, len(c), NO_WORDS)
     strengths, lacks, used = [], [], []
     for side, chain in (("contextual", c), ("associative", a)):
         missing = np.isnan(chain)
@@ -314,6 +326,9 @@ def cas_signed(
     z_competing: Float[np.ndarray, "state competing_word"],
     z_context_neutral: Float[np.ndarray, "draw state context_word"],
     z_competing_neutral: Float[np.ndarray, "draw state competing_word"],
+    *,
+    name: str = "cas_signed",
+    note: str = "",
 ) -> Score:
     """How far the lens prefers context words to competing words because of the prompt (CAS*).
 
@@ -325,6 +340,8 @@ def cas_signed(
         z_competing: z of the competing words on the prompt.
         z_context_neutral: z of the context words on each draw of the neutral prompt.
         z_competing_neutral: z of the competing words on each draw of the neutral prompt.
+        name: ``cas_signed`` with the tuned lens's z, ``cas_signed_logit_lens`` with the other's.
+        note: Which lens and reference were used, and which words were left out.
 
     Returns:
         A number in (-1, 1) per state; above 0 the prompt moved the lens toward the context. NaN
@@ -345,14 +362,14 @@ def cas_signed(
     )
     c, a, c_neutral, a_neutral = arrays
     if min(c.shape[1], a.shape[1]) == 0:
-        return _undefined("cas_signed", len(c), NO_WORDS)
+        return undefined(name, len(c), NO_WORDS)
     if len(c_neutral) == 0:
         raise InputError("There is no draw of the neutral prompt", expected="one or more")
     preference = expit(c.mean(axis=-1) - a.mean(axis=-1))
     neutral = expit(c_neutral.mean(axis=-1) - a_neutral.mean(axis=-1)).mean(axis=0)
     value = preference - neutral
     flat = "a concept word's lens logit has no spread over the reference sentences"
-    return _score("cas_signed", value, [flat if np.isnan(v) else "" for v in value])
+    return _score(name, value, [flat if np.isnan(v) else "" for v in value], note)
 
 
 def cas_published(
@@ -390,7 +407,7 @@ def cas_published(
         ("competing_directions", competing_directions, "competing_word d_model"),
     )
     if min(len(c), len(a)) == 0:
-        return _undefined(name, len(h), NO_WORDS)
+        return undefined(name, len(h), NO_WORDS)
     sum_c, sum_a = (np.abs(_cosine(h, words)).sum(axis=1) for words in (c, a))
     both = sum_c + sum_a
     value = np.where(both > 0, sum_c / np.where(both > 0, both, 1), 0.5)
@@ -424,7 +441,7 @@ def cas_prob_published(
     words its last state is the output itself, and any correlation with error is circular.
     """
     if np.isnan(context_prob).all() or np.isnan(competing_prob).all():
-        return _undefined("cas_prob_published", len(context_prob), NO_WORDS)
+        return undefined("cas_prob_published", len(context_prob), NO_WORDS)
     c, a = _checked(
         ("context_prob", context_prob, "state"), ("competing_prob", competing_prob, "state")
     )
@@ -471,9 +488,9 @@ def cas_corrected(
         ("competing_directions", competing_directions, "competing_word d_model"),
     )
     if min(len(c), len(a)) == 0:
-        return _undefined(name, len(h), NO_WORDS)
+        return undefined(name, len(h), NO_WORDS)
     if not (c.any(axis=1).all() and a.any(axis=1).all()):
-        return _undefined(name, len(h), "a concept word's direction is zero")
+        return undefined(name, len(h), "a concept word's direction is zero")
     value = (_cosine(h, c).mean(axis=1) - _cosine(h, a).mean(axis=1)) / 2
     value[~h.any(axis=1)] = np.nan
     return _score(
@@ -484,21 +501,25 @@ def cas_corrected(
 # -- the margin ---------------------------------------------------------------------------------
 
 
-def margin(lens_margin: Float[np.ndarray, " state"]) -> Score:
+def margin(lens_margin: Float[np.ndarray, " state"], *, name: str = "margin") -> Score:
     """How much the lens prefers the contextual answer at each state, in logits.
 
     M[l] = logsumexp(lens logits of A+) - logsumexp(lens logits of A-); the last state is the
     model's own contrast LD.
 
+    Args:
+        lens_margin: M per state.
+        name: ``margin`` for the logit lens, ``margin_tuned`` for the tuned lens.
+
     Raises:
         InputError: The array is not one number per state.
         NumericalError: A value is NaN or infinite.
 
-    Source: the logit lens. It does not saturate, unlike a share; it shows what the head would
-    read at a state, which need not be what later blocks use.
+    Source: the logit lens and the tuned lens. It does not saturate, unlike a share; it shows
+    what the head would read at a state, which need not be what later blocks use.
     """
     (value,) = _checked(("lens_margin", lens_margin, "state"))
-    return _score("margin", value, [""] * len(value))
+    return _score(name, value, [""] * len(value))
 
 
 def margin_causal(
@@ -581,7 +602,8 @@ def _states(states: Sequence[int]) -> str:
     return f"state{'s' if len(states) > 1 else ''} {', '.join(map(str, states))}"
 
 
-def _undefined(name: str, n_states: int, reason: str) -> Score:
+def undefined(name: str, n_states: int, reason: str) -> Score:
+    """A score of that name that is NaN throughout, with the reason."""
     return _score(name, np.full(n_states, np.nan), [reason] * n_states)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from dst.analysis.band import LEAST_RUNS, threshold
 from dst.analysis.flows import bootstrap_state
 from dst.core.results import Mark
 
@@ -89,32 +90,53 @@ def absent(name: str, n_layers: int, reason: str) -> Mark:
 
 
 DOSE_FACTOR = 2.0
-"""A dose this many times the median of correct runs is more than such a run ever asks for."""
+"""The least k: a dose of fewer medians of correct runs is not out of the ordinary."""
 
 
 def dose_commitment(
     doses: Float[np.ndarray, " state"], reference: Sequence[Float[np.ndarray, " state"]]
 ) -> Mark:
-    """First state whose dose exceeds `DOSE_FACTOR` times the median of correct runs (METHOD 4).
+    """First state whose dose exceeds k times the median of correct runs (METHOD 4).
+
+    k is `DOSE_FACTOR`, or more where correct runs vary more: the least k that 5 % of correct
+    runs or fewer exceed at any state, each against the median of the others
+    (`dst.analysis.band.threshold`; from 19 correct runs on, else the note says so).
 
     Args:
         doses: Smallest push that turns the answer, per state, as a share of the state's norm;
             NaN (no push turns it) counts as exceeding everything.
-        reference: The same of correct runs of the same model.
+        reference: The same of correct runs of the same model. They were pushed the other way;
+            k is the same in both directions.
 
     Returns:
         A `Mark`, NaN "needs correct runs" without a reference.
     """
-    n_layers = len(doses) - 1
-    thresholds = {"factor": DOSE_FACTOR}
+    n_layers, n = len(doses) - 1, len(reference)
+    if not n:
+        return absent("dose", n_layers, "needs correct runs")
+    usual = np.nan_to_num(np.array(reference, dtype=np.float64), nan=np.inf)
+    factor, note = DOSE_FACTOR, f"{n} correct runs are too few to set k by their false alarms"
+    if n >= LEAST_RUNS:
+        ratios = np.array(
+            [_most(usual[i], np.median(np.delete(usual, i, axis=0), axis=0)) for i in range(n)]
+        )
+        factor = max(DOSE_FACTOR, threshold(ratios))
+        note = f"{(ratios > factor).mean():.0%} of {n} correct runs would be marked"
+    over = np.nan_to_num(doses, nan=np.inf) > factor * np.median(usual, axis=0)
+    state = float(np.argmax(over)) if over.any() else math.nan
+    return Mark(
+        "commitment",
+        "causal, dose",
+        state,
+        n_layers,
+        "" if over.any() else "no state asks for more than correct runs do",
+        thresholds={"factor": factor},
+        note=note,
+    )
 
-    def mark(state: float, reason: str) -> Mark:
-        return Mark("commitment", "causal, dose", state, n_layers, reason, thresholds=thresholds)
 
-    if not reference:
-        return mark(math.nan, "needs correct runs")
-    usual = np.median(np.nan_to_num(np.array(reference), nan=np.inf), axis=0)
-    over = np.nan_to_num(doses, nan=np.inf) > DOSE_FACTOR * usual
-    if not over.any():
-        return mark(math.nan, "no state asks for more than correct runs do")
-    return mark(float(np.argmax(over)), "")
+def _most(doses: Float[np.ndarray, " state"], median: Float[np.ndarray, " state"]) -> float:
+    """The largest ratio of a dose to the median; where none turns either, the ratio is 1."""
+    finite = np.isfinite(median)
+    ratios = np.where(finite, doses / np.where(finite, median, 1.0), 1.0)
+    return float(ratios.max())

@@ -10,7 +10,7 @@ them are described. None of these is causal: they read curves.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -205,6 +205,9 @@ def lens_onset(
     margin: Score,
     band_low: Float[np.ndarray, " state"] | None = None,
     delta: float | None = None,
+    *,
+    why: str = NEEDS_CORRECT_RUNS,
+    note: str = "",
 ) -> Mark:
     """First state at which the margin leaves the band of correct runs for good enough a stretch.
 
@@ -214,10 +217,13 @@ def lens_onset(
     Args:
         margin: The lens margin, in logits.
         band_low: Lower end of the correct runs' pointwise 95 % band; None where there are none.
-        delta: Logits; set on correct runs so that 5 % of them or fewer have an onset.
+        delta: Logits; set on correct runs so that 5 % of them or fewer have an onset
+            (`dst.analysis.band`).
+        why: Why there is no band, where there is none.
+        note: What a reader must know of the band, such as how often it marks correct runs.
 
     Returns:
-        The state, or NaN: "needs correct runs", or never below the band.
+        The state, or NaN: ``why``, or never below the band.
 
     Raises:
         InputError: The band is not one number per state, or delta is below 0.
@@ -226,25 +232,43 @@ def lens_onset(
     only beside runs of the same kind that went well.
     """
     if band_low is None or delta is None:
-        return _mark("onset", LENS, margin, None, NEEDS_CORRECT_RUNS)
+        return _mark("onset", LENS, margin, None, why)
     if band_low.shape != margin.value.shape or not np.isfinite(band_low).all():
         raise InputError(
             f"The band of correct runs has shape {list(band_low.shape)}",
             expected=f"{len(margin.value)} finite numbers, one a state",
         )
     _not_negative("delta", delta)
-    stretch = max(2, math.ceil((len(margin.value) - 1) / 8))
-    shortfall = band_low - margin.value
-    first, state = None, 0
-    while first is None and state < len(shortfall):
+    deep = (start for start, depth in slips(margin.value, band_low) if depth >= delta)
+    thresholds = {"delta": delta, "states": stretch_of(len(margin.value))}
+    return _mark("onset", LENS, margin, next(deep, None), NEVER_SLIPPED, thresholds, note)
+
+
+def stretch_of(n_states: int) -> int:
+    """Consecutive states below the band that make a slip: max(2, ceil(L / 8))."""
+    return max(2, math.ceil((n_states - 1) / 8))
+
+
+def slips(
+    margin: Float[np.ndarray, " state"], band_low: Float[np.ndarray, " state"]
+) -> Iterator[tuple[int, float]]:
+    """Stretches below the band that are long enough: the first state and the depth of each."""
+    shortfall = band_low - margin
+    stretch, state = stretch_of(len(margin)), 0
+    while state < len(shortfall):
         end = state
         while end < len(shortfall) and shortfall[end] > 0:
             end += 1
-        if end - state >= stretch and shortfall[state:end].max() >= delta:
-            first = state
+        if end - state >= stretch:
+            yield state, float(shortfall[state:end].max())
         state = end + 1
-    thresholds = {"delta": delta, "states": stretch}
-    return _mark("onset", LENS, margin, first, NEVER_SLIPPED, thresholds)
+
+
+def deepest_slip(
+    margin: Float[np.ndarray, " state"], band_low: Float[np.ndarray, " state"]
+) -> float:
+    """Depth of the deepest slip, in logits; 0 where there is none."""
+    return max((depth for _, depth in slips(margin, band_low)), default=0.0)
 
 
 def lens_inversion(margin: Score, floor: float) -> Mark:
@@ -312,10 +336,13 @@ def lens_markers(
     floor: float,
     band_low: Float[np.ndarray, " state"] | None = None,
     delta: float | None = None,
+    *,
+    why: str = NEEDS_CORRECT_RUNS,
+    note: str = "",
 ) -> tuple[Mark, ...]:
     """Our three marks on the lens margin: onset, inversion, commitment."""
     return (
-        lens_onset(margin, band_low, delta),
+        lens_onset(margin, band_low, delta, why=why, note=note),
         lens_inversion(margin, floor),
         lens_commitment(margin, answer_is_final),
     )

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import resources
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 from dst.core.case import AlignedPrompt, Case, Prompt, Variant, mentions, prompt_of, text_of
@@ -20,6 +20,16 @@ this that these those it its he she they his her their there then while who whic
 """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """Words of a cue that carry no sense of their own and stay when a neutral cue is drawn."""
+
+_MORE_STOP_WORDS = """
+not no yes so if than too very can could will would shall should may might must do does did i you
+we us me him them my your our who whom whose why how where when all any some each every both few
+more most other such only own same just also into out up down over under again one
+"""
+LONGEST_PHRASE = 4
+"""Nouns in a row that stand in for one word of many tokens."""
+STOP_WORDS = FUNCTION_WORDS | frozenset(_MORE_STOP_WORDS.split())
+"""Words that start no answer, and carry neither an association nor a context."""
 
 Places = Callable[[Case, str], list[tuple[int, int]]]
 """Character ranges of what a variant replaces in a text."""
@@ -54,11 +64,11 @@ def draw_variants(
     random.Random(seed).shuffle(fresh)
     changes: dict[str, Any] = {}
     if case.cue and not case.neutral:
-        changes["neutral"] = _drawn(tokenizer, base, "neutral", _cue_words, fresh, n)
+        changes["neutral"] = drawn(tokenizer, base, "neutral", _cue_words, fresh, n)
         used = _words(" ".join(text_of(prompt_of(drawn)) for drawn in changes["neutral"]))
         fresh.sort(key=lambda noun: noun.casefold() in used)  # others for the subject, if any
     if case.subject and not case.substitute:
-        changes["substitute"] = _drawn(tokenizer, base, "substitute", _subject, fresh, n)
+        changes["substitute"] = drawn(tokenizer, base, "substitute", _subject, fresh, n)
     return case.replace(**changes, case_id=case.case_id) if changes else case
 
 
@@ -91,10 +101,16 @@ def _cue_words(case: Case, text: str) -> list[tuple[int, int]]:
     )
 
 
-def _drawn(
+def drawn(
     tokenizer: Any, base: TokenizedCase, name: str, places: Places, nouns: Sequence[str], n: int
 ) -> tuple[Variant, ...]:
-    """Up to ``n`` different variants with the words at some places replaced by nouns that fit."""
+    """Up to ``n`` different variants with the words at some places replaced by nouns that fit.
+
+    Where too few single nouns have as many tokens as a word, two to four nouns in a row have.
+
+    Raises:
+        TokenError: Fewer than two fit; says which word needs replacing.
+    """
     case = base.case
     texts = [case.prompt] if isinstance(case.prompt, str) else [m["content"] for m in case.prompt]
     texts.append(case.prefix)
@@ -106,8 +122,10 @@ def _drawn(
         )
     fitting: dict[str, list[Noun]] = {}
     for word in words:
+        longest = min(LONGEST_PHRASE, _most_tokens(base, places, word))
         for capital in (True, False):  # few tokenizers know "Guitar" as well as "guitar"
-            candidates = (Noun(noun, capital) for noun in nouns)
+            lengths = (phrases(nouns, length) for length in range(1, longest + 1))
+            candidates = (Noun(noun, capital) for noun in chain.from_iterable(lengths))
             fits = (noun for noun in candidates if _fits(tokenizer, base, places, word, noun))
             fitting[word] = list(islice(fits, max(n, 2) + len(words)))
             if len(fitting[word]) >= 2:
@@ -130,6 +148,19 @@ def _drawn(
         if drawn not in draws:
             draws.append(drawn)
     return tuple(draws)
+
+
+def _most_tokens(base: TokenizedCase, places: Places, word: str) -> int:
+    """Tokens of the longest mention of ``word``: no more nouns than these can replace it."""
+    text = base.encoding.text
+    found = [span for span in places(base.case, text) if _key(text[slice(*span)]) == word]
+    return max((len(base.encoding.positions([span])) for span in found), default=1)
+
+
+def phrases(nouns: Sequence[str], length: int) -> Iterator[str]:
+    """Each noun with the ``length - 1`` after it, the first ones following the last."""
+    for i in range(len(nouns)):
+        yield " ".join(nouns[(i + j) % len(nouns)] for j in range(length))
 
 
 class Noun(NamedTuple):

@@ -39,10 +39,11 @@ def load(
     """Load a decoder-only language model and check what holds for it.
 
     Args:
-        model: Nothing for the embedded model, a folder, a Hugging Face id, a transformers
-            model in memory (then ``tokenizer`` is needed too), or a model that
-            transformer_lens (``TransformerBridge``) or nnsight (``TransformersModel``) has
-            already wrapped, which fixes the engine.
+        model: Nothing for the embedded model, a folder, ``"zoo/NAME"`` for a checkpoint of the
+            testbed's zoo, a Hugging Face id, a transformers model in memory (then
+            ``tokenizer`` is needed too), or a model that transformer_lens
+            (``TransformerBridge``) or nnsight (``TransformersModel``) has already wrapped,
+            which fixes the engine.
         tokenizer: A tokenizer, or the folder or id of one; by default the model's own.
         backend: The engine: ``"hooks"`` (transformers with forward hooks, the reference),
             ``"bridge"`` (transformer_lens) or ``"nnsight"``.
@@ -58,8 +59,9 @@ def load(
         check: Run `check_model`; what fails is switched off and named.
 
     Raises:
-        ModelError: The model or tokenizer is missing, broken, not decoder-only, or its
-            weights are pickles; says which, and what to do.
+        ModelError: The model or tokenizer is missing, broken, not decoder-only, its weights
+            are pickles, or its files are not those of its card (SHA-256); says which, and what
+            to do.
     """
     backend = _backend_of(model, backend, remote)
     elsewhere = bool(remote) and remote != "local"

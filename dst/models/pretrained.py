@@ -8,8 +8,10 @@ safetensors. Pickled weights can run code when they are opened and are refused u
 from __future__ import annotations
 
 import contextlib
+import difflib
 import json
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from importlib import resources
@@ -17,9 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from dst.core.errors import InputError, ModelError
+from dst.models.verify import verify_files
 
 EMBEDDED = "embedded"
 """The name of the default model, which ships with dst."""
+
+ZOO = "zoo"
+"""`dst.load("zoo/NAME")` is a checkpoint of the zoo: `dst.testbed.zoo`."""
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 PLAIN_TOKENIZERS = ("PreTrainedTokenizerFast", "TokenizersBackend")
@@ -31,15 +37,29 @@ def embedded_path() -> Path:
     return Path(str(resources.files("dst.models").joinpath("embedded")))
 
 
+def zoo_path() -> Path:
+    """The folder of the zoo: what DST_ZOO names, else `zoo` beside the package's own folder."""
+    named = os.environ.get("DST_ZOO")
+    return Path(named).expanduser() if named else Path(__file__).resolve().parents[2] / ZOO
+
+
+def folder_of(name: str) -> Path:
+    """Where the files of a model are, if they are here: embedded, ``zoo/NAME``, or a path."""
+    if name == EMBEDDED:
+        return embedded_path()
+    path = Path(name).expanduser()
+    in_zoo = path.parts[:-1] == (ZOO,) and not path.exists()
+    return zoo_path() / path.name if in_zoo else path
+
+
 def find_source(name: str) -> str:
     """The folder that a name stands for, or the name itself if it can be a hub id.
 
     Raises:
-        ModelError: It is a file, a folder without a model, or a path that is not there.
+        ModelError: It is a file, a folder without a model, or a path that is not there, or
+            it names no checkpoint of the zoo.
     """
-    if name == EMBEDDED:
-        return str(embedded_path())
-    path = Path(name).expanduser()
+    path = folder_of(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelError(
@@ -49,9 +69,24 @@ def find_source(name: str) -> str:
         return str(path)
     if path.exists():
         raise ModelError(f"{path} is a file", expected="the folder of a transformers checkpoint")
+    if path.parent == zoo_path():
+        raise _not_in_zoo(path)
     if _is_path(name):
         raise ModelError(f"The model folder {name} does not exist", do="Check the path")
     return name
+
+
+def _not_in_zoo(path: Path) -> ModelError:
+    known = sorted(config.parent.name for config in path.parent.glob("*/config.json"))
+    if not known:
+        return ModelError(
+            f"There is no zoo in {path.parent} (it is part of the repository, not of the package)",
+            do="Train one with dst testbed train --out DIR, and set DST_ZOO to DIR/zoo",
+        )
+    near = difflib.get_close_matches(path.name, known, n=3, cutoff=0.0)
+    return ModelError(
+        f"The zoo has no checkpoint {path.name!r}", expected=f"such as {', '.join(near)}"
+    )
 
 
 def _is_path(name: str) -> bool:
@@ -77,8 +112,8 @@ def load_model(
 
     Raises:
         InputError: The number type or the device does not exist.
-        ModelError: It cannot be fetched, is broken or incomplete, is not decoder-only, or
-            its weights are pickles.
+        ModelError: It cannot be fetched, is broken or incomplete, is not what its card says,
+            is not decoder-only, or its weights are pickles.
     """
     import torch
 
@@ -86,6 +121,8 @@ def load_model(
         raise InputError(
             f"The dtype {dtype!r} cannot be used", expected="one of " + ", ".join(DTYPES)
         )
+    if Path(source).is_dir():
+        verify_files(Path(source), needs_card=name == EMBEDDED)
     kind = _model_type(source)
     if not allow_pickle:
         _refuse_pickles(source)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from dst.models.draws import shipped_nouns
-from dst.models.load import EMBEDDED, embedded_path
+from dst.models.pretrained import folder_of
 
 FRAMES = (
     "The {} is near the {}.",
@@ -51,6 +51,5 @@ def neutral_nouns(model: str = "") -> tuple[str, ...]:
 
 def _own(model: str, name: str) -> Path | None:
     """A file in the folder of a model, if it is there."""
-    folder = embedded_path() if model == EMBEDDED else Path(model)
-    file = folder / name
+    file = folder_of(model) / name
     return file if model and file.is_file() else None

@@ -8,7 +8,11 @@ from dst.core.results import Report
 
 EMBEDDED = ("", "embedded")
 # Fields of a case that `dst trace` takes as they are; of several texts each is an option.
-_OPTIONS = ("contextual", "associative", "subject", "cue", "prefix", "system")
+_OPTIONS = (
+    *("contextual", "associative", "subject", "cue", "question", "distractor"),
+    *("prefix", "system", "neutral", "substitute", "swap", "clean", "twin_question"),
+)
+_NAMES = {"twin_question": "twin"}
 # ... and those that it takes in one option, with commas.
 _LISTS = ("context_words", "competing_words")
 
@@ -36,11 +40,13 @@ def command_line(report: Report) -> tuple[str, tuple[str, ...]]:
     if not isinstance(case.prompt, str):
         return "", ("prompt",)
     options: list[tuple[str, str]] = []
+    taken = {"prompt", "chat", "case_id", "label", "group"}
     for name in _OPTIONS:
         value = getattr(case, name)
         texts = (value,) if isinstance(value, str) else value or ()
-        options += [(name, text) for text in texts if text]
-    taken = {"prompt", "chat", "case_id", "label", "group", *_OPTIONS}
+        if all(isinstance(text, str) for text in texts):  # not messages, not an alignment
+            taken.add(name)
+            options += [(_NAMES.get(name, name), text) for text in texts if text]
     for name in _LISTS:
         listed = getattr(case, name)
         if not any("," in text for text in listed):

@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from dst.core.case import Case
 from dst.core.results import NOT_GIVEN, LensReadout, Report, Trace
 from dst.models.backend import Backend
+from dst.studies.inferred import why_not, with_suggestion, with_twin
 from dst.studies.measure import coherence, markers, measure
 from dst.studies.rival import with_rival
 from dst.studies.verdict import shown, verdict
 from dst.tracing.prepare import DRAWS
+from dst.tracing.twins import propose_twin
 
 
-def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed: int = 0) -> Report:
+def explain(
+    model: Backend,
+    case: Case,
+    *,
+    k: int = 5,
+    draws: int = DRAWS,
+    seed: int = 0,
+    suggest: bool = True,
+    twin: Literal["proposed"] | None = None,
+) -> Report:
     """The whole account of one case: what each layer was saying, and where it turned.
 
-    The steps are those of the method: find the answer to explain, trace the forward pass,
-    read it through the lens, measure the two pathways and what repairs them, score the
-    coherence, place the marks, and say it in words.
+    The steps are those of the method: find the answer to explain, and the cue and subject where
+    they are not named; trace the forward pass, read it through the lens, measure the two
+    pathways and what repairs them, score the coherence, place the marks, and say it in words.
 
     Args:
         model: The model.
@@ -26,6 +38,8 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
         k: Likeliest words to keep per state.
         draws: Variants to draw where the case gives none.
         seed: Seed of the draws and of the bootstrap.
+        suggest: Infer a cue and a subject that the case does not name (`dst.suggest`).
+        twin: ``"proposed"`` uses the twin that is proposed for a yes/no prompt without one.
 
     Returns:
         A `Report`: every result, a verdict in sentences, notes on what cannot be known.
@@ -35,6 +49,12 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
         NumericalError: The run contradicts its own checks.
     """
     case, inferred = with_rival(model, case)
+    if twin == "proposed":
+        case = with_twin(case, *propose_twin(model.tokenizer, case))
+    suggestion = None
+    if suggest:
+        case, suggestion, told = with_suggestion(model, case, seed=seed)
+        inferred = (*inferred, *told)
     run = measure(model, case, k=k, draws=draws, seed=seed)
     seen, lens = run.seen, run.lens
     score = coherence(model, case, measured=run)
@@ -52,12 +72,13 @@ def explain(model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed:
         answer=shown(lens.top_words[-1][0]),
         answer_prob=math.exp(float(lens.top_log_prob[-1, 0])),
         verdict=(opening, *inferred, *account),
-        notes=(*run.notes, *_notes(model, case, seen)),
+        notes=(*run.notes, *why_not(suggestion), *_notes(model, case, seen)),
         provenance=model.provenance(seed=seed, k=k, draws=draws),
         pathways=run.paths,
         repairs=run.fixes,
         attribution=run.parts,
         continuation=_continuation(model, seen) if _unanswered(lens) else "",
+        suggestion=suggestion,
     )
 
 

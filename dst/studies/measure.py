@@ -10,9 +10,12 @@ import numpy as np
 
 from dst.analysis import coherence as scores
 from dst.analysis import markers as rules
+from dst.analysis.band import LEAST_RUNS, band_of
+from dst.analysis.commitment import absent, dose_commitment
 from dst.analysis.flows import LEAST_FLOOR
 from dst.core.case import Case
 from dst.core.errors import CaseError, TokenError
+from dst.core.lens_results import ReferenceRuns, TunedLens
 from dst.core.results import (
     Attribution,
     Coherence,
@@ -29,10 +32,13 @@ from dst.models.reference import reference_sentences
 from dst.tracing import concepts
 from dst.tracing.attribution import attribution
 from dst.tracing.commitment import repairs
+from dst.tracing.dose import dose
 from dst.tracing.lens import logit_lens
 from dst.tracing.pathways import pathways
-from dst.tracing.prepare import DRAWS
+from dst.tracing.prepare import DRAWS, prepare
+from dst.tracing.reference import Aids, aids
 from dst.tracing.trace import trace
+from dst.tracing.words import LEAST_SENTENCES, WordScores, word_scores
 
 _CENTRES: weakref.WeakKeyDictionary[Backend, np.ndarray | None] = weakref.WeakKeyDictionary()
 
@@ -43,7 +49,12 @@ class Measured:
 
     Attributes:
         seen: The trace.
-        lens: The lens readout at i*.
+        lens: The logit lens's readout at i*.
+        aids: The tuned lens and the reference that were at hand.
+        tuned: The tuned lens's readout at i*; None without such a lens.
+        words: z of the concept words, by the logit lens and by the tuned lens; of those lenses
+            that there are, and none where `no_words` says why.
+        no_words: Why there are no z.
         paths: The two flows; None where they could not be measured.
         fixes: What repairs the run; None likewise.
         parts: What each component adds to LD; None likewise.
@@ -52,6 +63,10 @@ class Measured:
 
     seen: Trace
     lens: LensReadout
+    aids: Aids
+    tuned: LensReadout | None
+    words: tuple[WordScores, ...]
+    no_words: str
     paths: Pathways | None
     fixes: Repairs | None
     parts: Attribution | None
@@ -59,7 +74,14 @@ class Measured:
 
 
 def measure(
-    model: Backend, case: Case, *, k: int = 5, draws: int = DRAWS, seed: int = 0
+    model: Backend,
+    case: Case,
+    *,
+    k: int = 5,
+    draws: int = DRAWS,
+    seed: int = 0,
+    lens: TunedLens | None = None,
+    reference: ReferenceRuns | None = None,
 ) -> Measured:
     """Run everything that the scores and marks of a case rest on.
 
@@ -73,13 +95,19 @@ def measure(
         k: Likeliest words to keep per state.
         draws: Variants to draw where the case gives none.
         seed: Seed of the draws and of the bootstrap.
+        lens: A tuned lens of the model; by default the one in its folder, if there is one.
+        reference: Its correct runs; by default those in its folder, if there are some.
 
     Raises:
         CaseError, TokenError, ModelError: As `dst.trace`.
+        InputError: The lens or the reference belongs to other weights.
         NumericalError: A control of the interventions fails.
     """
     seen = trace(model, case)
-    lens = logit_lens(model, seen, k=k)
+    at_hand = aids(model, lens, reference)
+    tuned = None if at_hand.lens is None else logit_lens(model, seen, lens=at_hand.lens, k=k)
+    words, no_words = _words(model, case, at_hand, draws, seed)
+    read = (logit_lens(model, seen, k=k), at_hand, tuned, words, no_words)
     missing = [
         name
         for name, given in (("cue", case.cue or case.neutral),
@@ -88,7 +116,7 @@ def measure(
     ]  # fmt: skip
     if missing:
         why = f"The two pathways were not measured: the case names no {' and no '.join(missing)}."
-        return Measured(seen, lens, None, None, None, (why,))
+        return Measured(seen, *read, None, None, None, (why,))
     try:
         paths = pathways(model, case, draws=draws, seed=seed)
         fixes = repairs(model, case, draws=draws, seed=seed)
@@ -96,12 +124,19 @@ def measure(
         parts = attribution(model, case, draws=draws, seed=seed) if one_prompt else None
     except (CaseError, TokenError) as error:
         return Measured(
-            seen, lens, None, None, None, (f"The two pathways were not measured: {error}",)
+            seen, *read, None, None, None, (f"The two pathways were not measured: {error}",)
         )
-    return Measured(seen, lens, paths, fixes, parts, paths.notes)
+    return Measured(seen, *read, paths, fixes, parts, paths.notes)
 
 
-def coherence(model: Backend, case: Case, *, measured: Measured | None = None) -> Coherence:
+def coherence(
+    model: Backend,
+    case: Case,
+    *,
+    measured: Measured | None = None,
+    lens: TunedLens | None = None,
+    reference: ReferenceRuns | None = None,
+) -> Coherence:
     """Every coherence score of a case over depth, published ones beside ours, by name.
 
     The causal scores (DSS* in its forms) rest on the two flows and are there where those
@@ -111,18 +146,25 @@ def coherence(model: Backend, case: Case, *, measured: Measured | None = None) -
         model: The model.
         case: The case; scores made of concept words need ``context_words`` and
             ``competing_words`` and are NaN with the reason without them.
-        measured: What was run for it, if `measure` was called already.
+        measured: What was run for it, if `measure` was called already, with its lens and
+            reference.
+        lens: A tuned lens of the model (`dst.fit_tuned_lens`), which CAS* reads with; by
+            default the one in the model's folder.
+        reference: Its correct runs (`dst.reference_runs`), whose sentences CAS* standardises
+            by; by default those in the model's folder.
 
     Returns:
         `Coherence`; see `dst.analysis.coherence.DEFINITIONS` for each name and unit.
 
     Raises:
         CaseError, TokenError, ModelError: As `dst.trace`.
+        InputError: The lens or the reference belongs to other weights.
 
     Source: METHOD 3.
     """
-    measured = measure(model, case) if measured is None else measured
-    seen, lens = measured.seen, measured.lens
+    if measured is None:
+        measured = measure(model, case, lens=lens, reference=reference)
+    seen = measured.seen
     context, competing = case.context_words, case.competing_words
     at_answer = seen.resid[:, seen.answer_position]
     return Coherence(
@@ -133,6 +175,7 @@ def coherence(model: Backend, case: Case, *, measured: Measured | None = None) -
                 concepts.published_vectors(model, seen, competing),
             ),
             _dss_corrected(model, seen, context, competing),
+            *_cas_signed(measured),
             scores.cas_published(
                 at_answer,
                 concepts.published_directions(model, context),
@@ -147,7 +190,8 @@ def coherence(model: Backend, case: Case, *, measured: Measured | None = None) -
                 concepts.concept_directions(model, seen, context),
                 concepts.concept_directions(model, seen, competing),
             ),
-            scores.margin(lens.margin),
+            scores.margin(measured.lens.margin),
+            _margin_tuned(measured),
         ),
         provenance=model.provenance(context_words=context, competing_words=competing),
     )
@@ -159,6 +203,8 @@ def markers(
     *,
     measured: Measured | None = None,
     score: Coherence | None = None,
+    lens: TunedLens | None = None,
+    reference: ReferenceRuns | None = None,
 ) -> Markers:
     """Every marker of a case, by name and definition: causal, on the lens, and published.
 
@@ -168,29 +214,119 @@ def markers(
     Args:
         model: The model.
         case: The case.
-        measured: What was run for it, if `measure` was called already.
+        measured: What was run for it, if `measure` was called already, with its lens and
+            reference.
         score: Its coherence scores, if there are some already.
+        lens: A tuned lens of the model, on whose margin the lens marks are read too; by default
+            the one in the model's folder.
+        reference: Its correct runs (`dst.reference_runs`), which give the onset its band and
+            the commitment by dose its threshold; by default those in the model's folder.
 
     Returns:
         `Markers`; each mark is a state (after block l of L) or NaN with a reason.
 
     Raises:
         CaseError, TokenError, ModelError: As `dst.trace`.
+        InputError: The lens or the reference belongs to other weights.
 
     Source: METHOD 4. The lens marks say when the lens readout turns, not what caused it.
     """
-    measured = measure(model, case) if measured is None else measured
+    if measured is None:
+        measured = measure(model, case, lens=lens, reference=reference)
     score = coherence(model, case, measured=measured) if score is None else score
     causal = measured.fixes.commitments if measured.fixes is not None else ()
+    tuned = measured.tuned
     return Markers(
         marks=(
             *causal,
+            _dose_commitment(model, case, measured),
             *_at_answer(measured.paths),
-            *rules.lens_markers(score["margin"], measured.lens.answer_is_final, floor=LEAST_FLOOR),
+            *_lens_marks(score["margin"], measured.lens, measured.aids),
+            *(_lens_marks(score["margin_tuned"], tuned, measured.aids) if tuned else ()),
             *rules.published_markers(score["dss_published"], score["cas_published"]),
         ),
         provenance=score.provenance,
     )
+
+
+def _lens_marks(margin: Score, read: LensReadout, at_hand: Aids) -> tuple[Mark, ...]:
+    """Onset, inversion and commitment of one lens, the onset by the band of correct runs."""
+    margins, why = at_hand.margins(read.lens)
+    band = None if margins is None else band_of(margins)
+    note = ""
+    if margins is not None and band is None:
+        why = f"needs {LEAST_RUNS} correct runs, and the reference has {len(margins)}"
+    if band is not None:
+        note = f"{band.false_alarms:.0%} of {band.n} correct runs have one"
+        note += f"; {at_hand.note}" if at_hand.note else ""
+    return rules.lens_markers(
+        margin,
+        read.answer_is_final,
+        LEAST_FLOOR,
+        None if band is None else band.low,
+        None if band is None else band.delta,
+        why=why,
+        note=note,
+    )
+
+
+def _dose_commitment(model: Backend, case: Case, measured: Measured) -> Mark:
+    """The mark by dose; NaN without doses of correct runs, which nothing was run for then."""
+    reference, n_layers = measured.aids.reference, model.spec.n_layers
+    if reference is None or not len(reference.dose):
+        why = measured.aids.no_reference or "the reference holds no doses"
+        return absent("dose", n_layers, why)
+    if case.twin_question is not None:
+        return absent("dose", n_layers, "a yes/no question with a twin is two prompts")
+    if "edits" not in model.can:
+        return absent("dose", n_layers, "the engine cannot edit")
+    return dose_commitment(dose(model, case).value, list(reference.dose))
+
+
+def _words(
+    model: Backend, case: Case, at_hand: Aids, draws: int, seed: int
+) -> tuple[tuple[WordScores, ...], str]:
+    """The concept words' z by the logit lens and the tuned lens; none, with the reason."""
+    if not case.context_words or not case.competing_words:
+        return (), scores.NO_WORDS
+    if at_hand.reference is None:
+        return (), f"needs a reference (dst.reference_runs): {at_hand.no_reference}"
+    if (n := len(at_hand.reference.sentences)) < LEAST_SENTENCES:
+        return (), f"the model knows {n} reference sentences, and {LEAST_SENTENCES} are needed"
+    try:
+        ready = prepare(model, case, draws=draws, seed=seed)
+    except TokenError as error:
+        return (), f"no neutral prompt: {error}"
+    if not ready.variants.neutral:
+        return (), "no neutral prompt: the case names no cue"
+    lenses = (None,) if at_hand.lens is None else (None, at_hand.lens)
+    return (*word_scores(model, ready, at_hand.reference.sentences, lenses),), ""
+
+
+def _cas_signed(measured: Measured) -> tuple[Score, Score]:
+    """CAS* by the tuned lens, and by the logit lens as a check."""
+    n_states = len(measured.seen.resid)
+
+    def made(name: str, place: int, missing: str) -> Score:
+        if measured.no_words or place >= len(measured.words):
+            return scores.undefined(name, n_states, measured.no_words or missing)
+        z = measured.words[place]
+        notes = [measured.aids.note] if measured.aids.note else []
+        notes += [f"left out: {', '.join(z.left_out)}"] if z.left_out else []
+        both = (z.context, z.competing, z.context_neutral, z.competing_neutral)
+        return scores.cas_signed(*both, name=name, note="; ".join(notes))
+
+    return (
+        made("cas_signed", 1, measured.aids.no_lens),
+        made("cas_signed_logit_lens", 0, ""),
+    )
+
+
+def _margin_tuned(measured: Measured) -> Score:
+    if measured.tuned is None:
+        n_states = len(measured.seen.resid)
+        return scores.undefined("margin_tuned", n_states, measured.aids.no_lens)
+    return scores.margin(measured.tuned.margin, name="margin_tuned")
 
 
 def _at_answer(paths: Pathways | None) -> tuple[Mark, ...]:

@@ -10,19 +10,11 @@ from dst.analysis.readout import log_softmax
 from dst.core.case import Case
 from dst.core.errors import CaseError
 from dst.models.backend import Backend
+from dst.models.draws import STOP_WORDS
 from dst.models.tokens import TokenizedCase, token_texts, tokenize_case
-from dst.models.variants import FUNCTION_WORDS
 
 LEAST_PROBABILITY = 0.01
 """Under this the model's likeliest word is no answer that an explanation could rest on."""
-
-_MORE_STOP_WORDS = """
-not no yes so if than too very can could will would shall should may might must do does did i you
-we us me him them my your our who whom whose why how where when all any some each every both few
-more most other such only own same just also into out up down over under again one
-"""
-STOP_WORDS = FUNCTION_WORDS | frozenset(_MORE_STOP_WORDS.split())
-"""Words that start no answer."""
 
 _LONGEST_WORD = 8
 """Pieces after which a word built from the model's own continuation is taken as it is."""

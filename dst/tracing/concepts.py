@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 
 from dst.analysis.readout import log_softmax
-from dst.core.case import mentions
+from dst.core.case import Case, mentions
 from dst.core.errors import TokenError
 from dst.core.results import Trace
 from dst.core.sites import site_of_state
@@ -105,7 +105,9 @@ def concept_directions(
         TokenError: The tokenizer does not know a word; the nearest known are named.
     """
     mean = _float(model.directions()).mean(axis=0)
-    rows = [_float(model.directions(ids)).mean(axis=0) - mean for ids in _said(model, trace, words)]
+    rows = [
+        _float(model.directions(ids)).mean(axis=0) - mean for ids in said(model, trace.case, words)
+    ]
     return _rows(rows, model)
 
 
@@ -115,7 +117,7 @@ def concept_probability(
     """Lens probability at i* of the words' first tokens, summed, per state."""
     if not words:
         return np.full(trace.resid.shape[0], np.nan)
-    first = sorted({ids[0] for ids in _said(model, trace, words)})
+    first = sorted({ids[0] for ids in said(model, trace.case, words)})
     resid = torch.from_numpy(trace.resid[:, trace.answer_position])
     prob = np.exp(log_softmax(_float(model.unembed(resid))))
     return prob[:, first].sum(axis=-1)
@@ -128,16 +130,20 @@ def normed(
     return _float(model.final_norm(torch.from_numpy(resid)))
 
 
-# -- inside ------------------------------------------------------------------------------------
+def said(model: Backend, case: Case, words: Sequence[str]) -> list[tuple[int, ...]]:
+    """Token ids of each word as it would be said next, with its leading space.
 
-
-def _said(model: Backend, trace: Trace, words: Sequence[str]) -> list[tuple[int, ...]]:
-    """Token ids of each word as it would stand at i*."""
-    rendered = render(model.tokenizer, trace.case)
+    Raises:
+        TokenError: The tokenizer does not know a word; the nearest known are named.
+    """
+    rendered = render(model.tokenizer, case)
     encoding = encode(model.tokenizer, rendered.text, special=rendered.special)
     for word in words:
         refuse_unknown(model.tokenizer, encode(model.tokenizer, word))
     return [forms_in_place(model.tokenizer, rendered, encoding, [word])[0][0].ids for word in words]
+
+
+# -- inside ------------------------------------------------------------------------------------
 
 
 def _alone(model: Backend, word: str) -> np.ndarray:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from dst.analysis.commitment import dose_commitment
+from dst.analysis.readout import contrast as contrast_of
 from dst.core.case import Case
 from dst.core.errors import CaseError
 from dst.core.results import Dose
-from dst.core.sites import Site, site_of_state
-from dst.models.backend import Backend, Edit, require
+from dst.core.sites import site_of_state
+from dst.models.backend import Backend, require
 from dst.tracing.prepare import prepare
+from dst.tracing.replay import Base, Cell, Change, record_base, run_cells
 from dst.tracing.swaps import Contrast
 
 LEAST, MOST = 2.0**-8, 2.0**3
@@ -57,14 +60,10 @@ def dose(model: Backend, case: Case, *, reference: Sequence[Dose] = ()) -> Dose:
         )
     ready = prepare(model, case, draws=0)
     n_layers, ids = model.spec.n_layers, ready.tokenized.ids
-    sites = [site_of_state(state, n_layers) for state in range(n_layers + 1)]
-    run = model.run([ids], capture=sites, logits_at=[-1])
-    contrast = float(ready.metric(run.last_logits)[0])
+    base = record_base(model, [ids])
+    contrast = float(ready.metric(base.logits[:, -1])[0])
     push = _direction(model, ready.metric) * (-1.0 if contrast > 0 else 1.0)
-    values = np.full(n_layers + 1, math.nan)
-    for state, site in enumerate(sites):
-        at = run.states[site][0, -1]
-        values[state] = _smallest(model, ids, site, at, push, ready.metric, contrast)
+    values = _smallest(partial(_contrasts, model, base, push, ready.metric), n_layers + 1, contrast)
     reasons = tuple(
         f"no push up to {MOST:g} norms turns the answer" if math.isnan(value) else ""
         for value in values
@@ -86,41 +85,43 @@ def _direction(model: Backend, metric: Contrast) -> torch.Tensor:
     return (plus - minus) / (plus - minus).norm()
 
 
-def _smallest(
-    model: Backend,
-    ids: Sequence[int],
-    site: Site,
-    at: torch.Tensor,
-    push: torch.Tensor,
-    metric: Contrast,
-    contrast: float,
-) -> float:
-    """The smallest dose that turns the sign of LD, by two scans; NaN if none does."""
-    low, high = LEAST, MOST
+Read = Callable[
+    [Int[np.ndarray, " state"], Float[np.ndarray, "state dose"]], Float[np.ndarray, "state dose"]
+]
+"""LD at some states, each with its own doses."""
+
+
+def _smallest(read: Read, n_states: int, contrast: float) -> Float[np.ndarray, " state"]:
+    """The smallest dose that turns the sign of LD, by two scans; NaN where none does."""
+    states, value = np.arange(n_states), np.full(n_states, math.nan)
+    low, high = np.full(n_states, LEAST), np.full(n_states, MOST)
     for _ in range(2):
-        scan = np.geomspace(low, high, POINTS)
-        turned = _contrasts(model, ids, site, at, push, metric, scan) * contrast < 0
-        if not turned.any():
-            return math.nan
-        first = int(turned.argmax())
-        low, high = scan[max(first - 1, 0)], scan[first]
-        if first == 0:
-            break
-    return float(high)
+        scan = np.geomspace(low, high, POINTS, axis=1)
+        turned = read(states, scan) * contrast < 0
+        found = np.flatnonzero(turned.any(axis=1))
+        first = turned[found].argmax(axis=1)
+        low, high = scan[found, np.maximum(first - 1, 0)], scan[found, first]
+        states = states[found]
+        value[states] = high
+    return value
 
 
 def _contrasts(
     model: Backend,
-    ids: Sequence[int],
-    site: Site,
-    at: torch.Tensor,
+    base: Base,
     push: torch.Tensor,
     metric: Contrast,
-    doses: Float[np.ndarray, " dose"],
-) -> Float[np.ndarray, " dose"]:
-    """LD with each dose, one batch."""
-    scale = torch.from_numpy(doses).to(at.device) * at.double().norm()
-    value = scale[:, None, None] * push.to(at.device)
-    edit = Edit(site, range(len(doses)), [-1], value, op="add")
-    run = model.run([ids] * len(doses), edits=[edit], logits_at=[-1])
-    return metric(run.last_logits)
+    states: Int[np.ndarray, " state"],
+    doses: Float[np.ndarray, "state dose"],
+) -> Float[np.ndarray, "state dose"]:
+    """LD with each dose; only i* changes, so that only i* is computed again."""
+    i_star = len(base.rows[0]) - 1
+    cells = []
+    for state, row in zip(states.tolist(), doses.tolist(), strict=True):
+        along = base.states[state, 0, i_star].double().norm() * push
+        site = site_of_state(state, model.spec.n_layers)
+        cells += [Cell(0, (Change(site, (i_star,), s * along, op="add"),)) for s in row]
+    tokens = [*metric.plus, *metric.minus]
+    logits = run_cells(model, base, cells, tokens=tokens).logits[:, -1].float().cpu().numpy()
+    n = len(metric.plus)
+    return contrast_of(logits, range(n), range(n, len(tokens))).reshape(doses.shape)
