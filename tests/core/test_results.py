@@ -31,6 +31,7 @@ from dst.core.results import (
     Trace,
     open_result,
 )
+from dst.core.suggestion import Suggestion
 
 PARTS = {name: k for name, k in results._CLASSES.items() if k.__module__ == results.__name__}
 CLASSES = {name: kind for name, kind in PARTS.items() if issubclass(kind, Result)}
@@ -63,6 +64,8 @@ def made(kind: Any, depth: int = 0) -> Any:
         return {"one": made(inner[1], depth), "zwei/drei": made(inner[1], depth)}
     if kind is Case:
         return CASE
+    if kind is Result:  # a result of another module: Report.suggestion
+        return made(Suggestion, depth)
     if kind is Provenance:
         return Provenance(model="m", settings={"words": ("a", "b"), "k": 5, "none": None}, seed=3)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):

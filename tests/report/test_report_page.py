@@ -469,14 +469,16 @@ def test_the_command_line_names_the_case() -> None:
 
 def test_the_command_line_takes_text_with_leading_dashes() -> None:
     report = make_report(prompt="-bass concert a")
-    case = report.case.replace(contextual=("-x", "y"), neutral=("z",), context_words=("a, b",))
+    case = report.case.replace(contextual=("-x", "y"), neutral=("z", "-z"), context_words=("a, b",))
     provenance = type(report.provenance)(model="m/n")
     command, left_out = command_line(report.replace(case=case, provenance=provenance))
     words = shlex.split(command)
     assert words[:5] == ["dst", "trace", "--contextual=-x", "--contextual", "y"]
     assert words[-4:] == ["--model", "m/n", "--", "-bass concert a"]
-    assert left_out == ("neutral", "context_words")
-    page = Document(render_page(report.replace(case=case)))
+    assert shlex.join(words).count("--neutral z --neutral=-z") == 1
+    assert left_out == ("context_words",)
+    aligned = case.replace(neutral={"prompt": "-bass long concert a", "aligned": [["a", "a"]]})
+    page = Document(render_page(report.replace(case=aligned)))
     assert "no option for neutral, context_words" in page.texts["main"][0]
 
 

@@ -194,17 +194,23 @@ class Broken(HooksBackend):
     def run(self, *args: Any, **kwargs: Any) -> Any:
         edits = [
             Edit(e.site, e.rows, [row[:-1] for row in e.positions], e.value[:, :-1])
-            for e in kwargs.get("edits", ())
             if len(e.positions[0]) > 1
+            else nothing(e)
+            for e in kwargs.get("edits", ())
         ]
         return super().run(*args, **{**kwargs, "edits": edits})
 
 
 class Deaf(HooksBackend):
-    """An engine that makes no edit at all."""
+    """An engine whose edits change nothing."""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        return super().run(*args, **{**kwargs, "edits": ()})
+        edits = [nothing(e) for e in kwargs.get("edits", ())]
+        return super().run(*args, **{**kwargs, "edits": edits})
+
+
+def nothing(edit: Edit) -> Edit:
+    return Edit(edit.site, edit.rows, edit.positions, 0 * edit.value, "add")
 
 
 @pytest.mark.parametrize("engine", [Broken, Deaf])

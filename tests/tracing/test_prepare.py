@@ -83,8 +83,8 @@ def test_variants_that_change_the_same_token_are_refused_with_both_rows(model: A
 
 
 def test_too_few_fitting_nouns_is_a_note_and_no_variant(model: Any) -> None:
-    prompt = PROMPT.replace("bass", "quixotically-named-thing")
-    ready = prepare(model, case(prompt=prompt, subject="quixotically-named-thing"))
+    name = "-".join(["quixotically-named-thing"] * 3)  # longer than any four nouns
+    ready = prepare(model, case(prompt=PROMPT.replace("bass", name), subject=name))
     assert ready.variants.neutral == ready.variants.substitute == ()
     (note,) = ready.notes
     assert note.startswith("No substitute variant can be drawn: too few neutral nouns")

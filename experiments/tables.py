@@ -1,0 +1,80 @@
+"""What the experiments share: tables, figures and JSON with provenance, written atomically."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import plotly.graph_objects as go
+
+import dst
+from dst.analysis.proportion import wilson
+from dst.core.errors import InputError
+from dst.core.files import write_text_atomic
+from dst.models.identity import versions
+
+from .zoo_rows import read_rows
+
+
+def measured(out: Path) -> list[dict[str, Any]]:
+    """The rows that could be measured.
+
+    Raises:
+        InputError: There are none yet.
+    """
+    rows = [row for row in read_rows(out / "rows.jsonl") if "total_effect" in row]
+    if not rows:
+        raise InputError(
+            f"{out} holds no rows", do=f"Run python -m experiments.zoo_rows --out {out} first"
+        )
+    return rows
+
+
+def share(count: int, n: int) -> str:
+    """A share with Wilson's 95 % interval, as text; "" for none."""
+    if not n:
+        return ""
+    low, high = wilson(count, n)
+    return f"{count / n:.2f} ({low:.2f} to {high:.2f})"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines) + "\n"
+
+
+def plain(value: float, digits: int = 2) -> str:
+    """A number as text, "" for NaN."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def write(
+    out: Path,
+    name: str,
+    *,
+    text: str,
+    figure: go.Figure,
+    values: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    command: str,
+) -> None:
+    """`name`.md, `name`.html and `name`.json in a folder."""
+    provenance = {
+        "command": command,
+        "versions": versions(),
+        "dst": dst.__version__,
+        "n_rows": len(rows),
+        "models": sorted({(row["checkpoint"], row["weights_hash"]) for row in rows}),
+        "seeds": sorted({row["seed"] for row in rows}),
+    }
+    write_text_atomic(out / f"{name}.md", text)
+    write_text_atomic(
+        out / f"{name}.json",
+        json.dumps({"values": values, "provenance": provenance}, indent=1) + "\n",
+    )
+    page = figure.to_html(include_plotlyjs=True, full_html=True)
+    write_text_atomic(out / f"{name}.html", page)
