@@ -21,6 +21,7 @@ _HOME = {
     "check_model": "dst.models.check",
     "trace": "dst.tracing.trace",
     "logit_lens": "dst.tracing.lens",
+    "failure": "dst.studies.failure",
     "fit_tuned_lens": "dst.tracing.tuned_lens",
     "reference_runs": "dst.tracing.reference",
     "coherence": "dst.studies.measure",
@@ -64,6 +65,7 @@ __all__ = [
     "dose",
     "edge_attribution",
     "explain",
+    "failure",
     "fit_tuned_lens",
     "gradients",
     "load",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from dst.models.check import check_model as check_model
     from dst.models.load import load as load
     from dst.studies.explain import explain as explain
+    from dst.studies.failure import failure as failure
     from dst.studies.measure import coherence as coherence
     from dst.studies.measure import markers as markers
     from dst.tracing.ablation import ablate as ablate

@@ -31,6 +31,7 @@ NOT_GIVEN = 0.05
 _CLASSES: dict[str, type] = {}
 
 FAMILIES = (
+    "dst.core.failure_results",
     "dst.core.lens_results",
     "dst.core.patch_results",
     "dst.core.path_results",
@@ -693,6 +694,8 @@ class Report(Result):
         continuation: How the model goes on where neither answer is given at i*; else "".
         suggestion: How subject and cue were inferred (`dst.core.suggestion.Suggestion`); None
             where the case names both.
+        failure: How the run fails (`dst.core.failure_results.FailureMode`); None where it is
+            correct, or where the two pathways could not be measured.
     """
 
     case: Case
@@ -711,6 +714,7 @@ class Report(Result):
     attribution: Attribution | None = None
     continuation: str = ""
     suggestion: Result | None = None
+    failure: Result | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row: the case, its outcome, every score's total and every mark."""

@@ -158,7 +158,9 @@ def _told(kind: str, marks: Sequence[Mark], only: str) -> str:
     for short, placed in places.items():
         alike.setdefault(", ".join(placed), []).append(short)
     told = [
-        f"{', '.join(shorts)}: {placed}" if any(shorts) else placed
+        f"{', '.join(short or 'logit lens' for short in shorts)}: {placed}"
+        if any(shorts)
+        else placed
         for placed, shorts in alike.items()
     ]
     missing = dict.fromkeys(mark.name for mark in marks)
@@ -171,7 +173,7 @@ def _told(kind: str, marks: Sequence[Mark], only: str) -> str:
 def _short(kind: str, mark: Mark) -> str:
     """What tells a mark from others of its kind and name; "" if nothing does."""
     if kind == "lens":
-        return ""
+        return "tuned lens" if mark.definition.endswith("margin_tuned") else ""
     if kind == "published" and (found := re.search(r"\((.+?)\)", mark.definition)):
         return found[1]
     return mark.definition.removeprefix("causal, ")

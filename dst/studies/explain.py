@@ -8,10 +8,11 @@ from typing import Literal
 from dst.core.case import Case
 from dst.core.results import NOT_GIVEN, LensReadout, Report, Trace
 from dst.models.backend import Backend
+from dst.studies.failure import failure
 from dst.studies.inferred import why_not, with_suggestion, with_twin
 from dst.studies.measure import coherence, markers, measure
 from dst.studies.rival import with_rival
-from dst.studies.verdict import shown, verdict
+from dst.studies.verdict import answer_of, verdict
 from dst.tracing.prepare import DRAWS
 from dst.tracing.twins import propose_twin
 
@@ -30,7 +31,8 @@ def explain(
 
     The steps are those of the method: find the answer to explain, and the cue and subject where
     they are not named; trace the forward pass, read it through the lens, measure the two
-    pathways and what repairs them, score the coherence, place the marks, and say it in words.
+    pathways and what repairs them, score the coherence, place the marks, name the failure mode
+    of a run that fails, and say it in words.
 
     Args:
         model: The model.
@@ -62,6 +64,10 @@ def explain(
     greedy = int(seen.logits.argmax())
     outcome = outcome_of(seen, greedy)
     opening, *account = verdict(case, seen, lens, marks, outcome, run.paths, run.fixes)
+    mode = None
+    if run.paths is not None and outcome != "correct":
+        mode = failure(model, case, paths=run.paths, draws=draws, seed=seed)
+        account.append(mode.says)
     return Report(
         case=case,
         trace=seen,
@@ -69,7 +75,7 @@ def explain(
         coherence=score,
         markers=marks,
         outcome=outcome,
-        answer=shown(lens.top_words[-1][0]),
+        answer=answer_of(seen, lens),
         answer_prob=math.exp(float(lens.top_log_prob[-1, 0])),
         verdict=(opening, *inferred, *account),
         notes=(*run.notes, *why_not(suggestion), *_notes(model, case, seen)),
@@ -79,6 +85,7 @@ def explain(
         attribution=run.parts,
         continuation=_continuation(model, seen) if _unanswered(lens) else "",
         suggestion=suggestion,
+        failure=mode,
     )
 
 

@@ -38,8 +38,16 @@ def shown(token: str) -> str:
     return token.strip() or token
 
 
+def answer_of(seen: Trace, lens: LensReadout) -> str:
+    """The greedy answer: the whole form where its token begins one of the answers' forms."""
+    forms = (*seen.contextual_forms, *seen.associative_forms)
+    ids = (*seen.contextual_ids.tolist(), *seen.associative_ids.tolist())
+    begun = dict(zip(reversed(ids), reversed(forms), strict=True))
+    return shown(begun.get(int(lens.top_ids[-1, 0]), lens.top_words[-1][0]))
+
+
 def _outcome(seen: Trace, lens: LensReadout, outcome: str, plus: str, minus: str) -> str:
-    answer, p = shown(lens.top_words[-1][0]), math.exp(float(lens.top_log_prob[-1, 0]))
+    answer, p = answer_of(seen, lens), math.exp(float(lens.top_log_prob[-1, 0]))
     opening = {
         "hallucination": f"The model hallucinates: it answers {answer!r} (p {p:.2f}) where the "
         f"context supports {plus!r}",
@@ -161,7 +169,7 @@ def _lens(
 ) -> Iterator[str]:
     """When the lens readout turned; it shows what would be said, not what caused it."""
     winner = plus if seen.contrast > 0 else minus
-    of_lens = {mark.name: mark for mark in marks.marks if mark.definition.startswith("lens")}
+    of_lens = {mark.name: mark for mark in marks.marks if mark.definition.endswith(" on margin")}
     if not math.isnan(of_lens["commitment"].state):
         yield (
             f"Read through the lens, {winner!r} leads for good from state "
