@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dst.plot.commitment import repairs as repairs
     from dst.plot.components import attribution as attribution
+    from dst.plot.effect_maps import effect_map as effect_map
+    from dst.plot.estimates import estimate_check as estimate_check
     from dst.plot.flows import pathways as pathways
+    from dst.plot.heads import head_grid as head_grid
     from dst.plot.knockouts import cuts as cuts
+    from dst.plot.patches import patch_grid as patch_grid
+    from dst.plot.paths import path_diagram as path_diagram
     from dst.plot.scores import coherence as coherence
     from dst.plot.stream import residual as residual
     from dst.plot.tokens import prompt as prompt
@@ -29,6 +34,11 @@ __all__ = [
     "cuts",
     "coherence",
     "residual",
+    "patch_grid",
+    "head_grid",
+    "path_diagram",
+    "estimate_check",
+    "effect_map",
 ]
 
 _MODULES = {
@@ -41,6 +51,11 @@ _MODULES = {
     "cuts": "dst.plot.knockouts",
     "coherence": "dst.plot.scores",
     "residual": "dst.plot.stream",
+    "patch_grid": "dst.plot.patches",
+    "head_grid": "dst.plot.heads",
+    "path_diagram": "dst.plot.paths",
+    "estimate_check": "dst.plot.estimates",
+    "effect_map": "dst.plot.effect_maps",
 }
 
 
