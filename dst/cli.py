@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import json
 import math
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,13 +26,15 @@ from dst.core.errors import CaseError, DSTError, InputError
 DEMO_FOLDER = "dst-out"
 SMALL_WIDTH = 256
 """Up to this width a model runs faster on one thread."""
+SPARSE = 100
+"""Steps of training between two lines of progress where there is no terminal."""
 DEFAULT_MODEL = "a folder or a Hugging Face id (default: the embedded model)"
 
 
 EXAMPLES = """\
 examples:
   dst demo
-  dst trace "anna is at the lake . anna sees a bass . so the bass is a kind of" \\
+  dst trace "Anna is at the lake. Anna sees a bass. So the bass is a kind of" \\
       --contextual fish --associative instrument --subject bass --cue "at the lake"
   dst trace "PROMPT" --contextual RIGHT --model DIR --out DIR
 
@@ -108,7 +112,8 @@ def trace(options: argparse.Namespace) -> int:
         with _doing("tracing"):
             from dst.studies.explain import explain
 
-            report = explain(model, case)
+            accepted: Any = "proposed" if options.twin == "proposed" else None
+            report = explain(model, case, suggest=options.suggest, twin=accepted)
         written: dict[str, str] = {}
         if folder is not None:
             with _doing("writing the page"):
@@ -190,6 +195,87 @@ def testbed_score(options: argparse.Namespace) -> int:
     return 0
 
 
+def testbed_train(options: argparse.Namespace) -> int:
+    """Train the testbed's zoo, or some of its runs; what was trained is kept."""
+    if options.threads < 1:
+        raise InputError(f"--threads is {options.threads}", expected="1 or more")
+    with _output(options.out) as folder:
+        with _doing("loading"):
+            import torch
+
+            from dst.testbed.train import StoppedError
+            from dst.testbed.zoo import train_zoo
+        torch.set_num_threads(options.threads)
+        live = sys.stderr.isatty()
+
+        def report(name: str, step: int, line: str) -> None:
+            if live:
+                print(f"\r\x1b[K{line[:110]}", end="", file=sys.stderr, flush=True)
+            elif step % SPARSE == 0:
+                print(line, file=sys.stderr, flush=True)
+
+        how = {"resume": options.resume, "device": options.device, "report": report}
+        try:
+            written = train_zoo(folder, options.name, **how)
+        except StoppedError as error:
+            after = "\n" if live else ""  # the line of progress
+            print(f"{after}dst: {error} Go on with the same command and --resume.", file=sys.stderr)
+            return 130
+    if live:
+        print(file=sys.stderr)
+    _print(f"The checkpoints are in {written}: dst testbed errors --zoo {written}")
+    return 0
+
+
+def testbed_errors(options: argparse.Namespace) -> int:
+    """Compute the zoo's error table again and compare it with the cards."""
+    if options.workers < 1:
+        raise InputError(f"--workers is {options.workers}", expected="1 or more")
+    with _doing("drawing cases"):
+        import torch
+
+        from dst.testbed.errors import Compared, compare_zoo
+
+    torch.set_num_threads(1)  # a worker each
+
+    def report(one: Compared) -> None:
+        if not options.json:
+            _print(f"{one.name}  {one.sentence()}")
+
+    zoo, against = (Path(name) if name else None for name in (options.zoo, options.against))
+    found = compare_zoo(zoo, options.name, against=against, workers=options.workers, report=report)
+    agree = sum(one.agrees for one in found)
+    if options.json:
+        _print_json({one.name: dataclasses.asdict(one) for one in found})
+    else:
+        _print(f"{agree} of {len(found)} checkpoints agree.")
+    return 0 if agree == len(found) else 2
+
+
+def testbed_default(options: argparse.Namespace) -> int:
+    """Make a checkpoint of the zoo the embedded model, with its tuned lens and its reference."""
+    from tempfile import TemporaryDirectory
+
+    from dst.models.load import EMBEDDED, embedded_path
+    from dst.testbed import world, zoo
+    from dst.testbed.card import WITH_CUE, ordinary, read_card, ship
+    from dst.testbed.export import export_default, unsuited
+    from dst.tracing.reference import LENS_FILE, REFERENCE_FILE, fit_defaults
+
+    source = zoo.folder(options.name, Path(options.zoo) if options.zoo else None)
+    for reason in unsuited(read_card(source)):
+        _print(f"Not what is asked of a default: {reason}.")
+    folder = export_default(source, Path(options.out) if options.out else embedded_path())
+    model = _load(options.out or EMBEDDED)
+    cases = world.cases("tune", 50 * len(WITH_CUE), kinds=WITH_CUE, sense="both")
+    with TemporaryDirectory() as made:
+        fit_defaults(model, made, cases, ordinary(1000, seed=1))
+        copies = (LENS_FILE, REFERENCE_FILE)
+        ship(folder, {name: partial(shutil.copyfile, Path(made) / name) for name in copies})
+    _print(f"{options.name}, its lens and its reference are in {folder}.")
+    return 0
+
+
 def _load(name: str, *, check: bool = True, **how: Any) -> Any:
     """Load a model and check it, on one thread if it is small."""
     with _doing(f"loading {name}"):
@@ -209,8 +295,11 @@ def _load(name: str, *, check: bool = True, **how: Any) -> Any:
 
 def _engine(options: argparse.Namespace) -> dict[str, Any]:
     """How the model is loaded, as the options say."""
-    names = ("backend", "device", "dtype", "revision", "allow_pickle", "trust_remote_code")
-    return {name: getattr(options, name) for name in names}
+    names = ("backend", "device", "device_map", "dtype", "revision")
+    asked = ("allow_pickle", "trust_remote_code")
+    given = {name: getattr(options, name) for name in (*names, *asked)}
+    where: str | None = options.remote
+    return {**given, "remote": where == "ndif" or where or False}
 
 
 # -- parsing -------------------------------------------------------------------------------
@@ -270,6 +359,30 @@ def _testbed_commands(commands: Any) -> None:
     _output_options(one, f"where to write testbed_score.json ({DEMO_FOLDER})")
     one.set_defaults(command=testbed_score)
 
+    one = commands.add_parser("train", help="train the zoo: models at fixed steps of training")
+    one.add_argument("name", metavar="NAME", nargs="*", help="a run of the zoo (default: all)")
+    one.add_argument("--out", metavar="DIR", required=True, help="DIR/zoo will hold the models")
+    one.add_argument("--resume", action="store_true", help="go on with what is in DIR")
+    one.add_argument("--threads", metavar="N", type=int, default=2, help="of the processor (2)")
+    one.add_argument("--device", metavar="D", default="cpu", help="cpu (default) or cuda")
+    one.set_defaults(command=testbed_train)
+
+    one = commands.add_parser(
+        "errors", help="compute the zoo's error table, compare with its cards"
+    )
+    one.add_argument("name", metavar="NAME", nargs="*", help="a checkpoint (default: all)")
+    one.add_argument("--zoo", metavar="DIR", help="the zoo (default: the repository's)")
+    one.add_argument("--against", metavar="DIR", help="another zoo, whose cards to compare with")
+    one.add_argument("--workers", metavar="W", type=int, default=2, help="side by side (2)")
+    one.add_argument("--json", action="store_true", help="print one JSON object instead")
+    one.set_defaults(command=testbed_errors)
+
+    one = commands.add_parser("default", help="make a checkpoint of the zoo the embedded model")
+    one.add_argument("name", metavar="NAME", help="of the checkpoint")
+    one.add_argument("--zoo", metavar="DIR", help="the zoo (default: the repository's)")
+    one.add_argument("--out", metavar="DIR", help="the folder (default: the embedded model's own)")
+    one.set_defaults(command=testbed_default)
+
 
 def _case_options(parser: argparse.ArgumentParser) -> None:
     case = parser.add_argument_group("the answers and the words that carry them")
@@ -277,11 +390,30 @@ def _case_options(parser: argparse.ArgumentParser) -> None:
     right = "the answer that the context supports (again for other forms)"
     case.add_argument("--contextual", **texts, required=True, help=right)
     case.add_argument("--associative", **texts, help="the wrong one (default: the model's own)")
-    case.add_argument("--subject", metavar="WORD", help="the word that carries the association")
-    case.add_argument("--cue", **texts, help="text that carries the context (again for more)")
+    inferred = "by default inferred"
+    case.add_argument(
+        "--subject", metavar="WORD", help=f"what carries the association ({inferred})"
+    )
+    case.add_argument("--cue", **texts, help=f"text that carries the context (again; {inferred})")
+    case.add_argument(
+        "--no-suggest", dest="suggest", action="store_false", help="infer no cue and no subject"
+    )
+    case.add_argument("--question", metavar="TEXT", help="the span that asks")
+    case.add_argument("--distractor", **texts, help="text that is none of these (again for more)")
     words: dict[str, Any] = {"metavar": "W,W", "default": ""}
     case.add_argument("--context-words", **words, help="concept words of the context")
     case.add_argument("--competing-words", **words, help="concept words of the association")
+    other = parser.add_argument_group(
+        "the prompt in other words, as long in tokens (again for more draws; default: drawn)"
+    )
+    other.add_argument("--neutral", **texts, help="with a neutral cue")
+    other.add_argument("--substitute", **texts, help="with an unrelated noun as the subject")
+    other.add_argument("--swap", **texts, help="with the cue of the other sense (never drawn)")
+    other.add_argument("--clean", **texts, help="without distractors, of any length (never drawn)")
+    other.add_argument(
+        "--twin", metavar="TEXT",
+        help="of a yes/no prompt: asking for the other sense (proposed: the one dst proposes)",
+    )  # fmt: skip
     place = parser.add_argument_group("where the answer is, if not right after the prompt")
     place.add_argument("--chat", action="store_true", help="send the prompt as a chat message")
     place.add_argument("--system", metavar="TEXT", help="system message (with --chat)")
@@ -303,6 +435,10 @@ def _engine_options(parser: argparse.ArgumentParser) -> None:
         "--backend", metavar="B", default="hooks", help="hooks (default), bridge, nnsight"
     )
     engine.add_argument("--device", metavar="D", help="such as cuda")
+    engine.add_argument("--device-map", metavar="M", help="spread the model, such as auto")
+    engine.add_argument(
+        "--remote", metavar="WHERE", help="with nnsight: ndif, the URL of a server, or local"
+    )
     engine.add_argument("--dtype", metavar="T", help="float32 (default), bfloat16, float16")
     engine.add_argument("--revision", metavar="R", help="commit or branch on the hub")
     yes: dict[str, Any] = {"action": "store_true"}
@@ -332,6 +468,13 @@ def _case_of(options: argparse.Namespace) -> Any:
         associative=tuple(associative),
         subject=options.subject,
         cue=tuple(options.cue),
+        question=options.question,
+        distractor=tuple(options.distractor),
+        neutral=tuple(options.neutral),
+        substitute=tuple(options.substitute),
+        swap=tuple(options.swap),
+        clean=tuple(options.clean),
+        twin_question=None if options.twin == "proposed" else options.twin,
         prefix=prefix,
         chat=options.chat,
         system=options.system,
@@ -431,11 +574,32 @@ def _summary(report: Any) -> dict[str, Any]:
             for score in report.coherence.scores
         },
         "marks": [mark.to_records()[0] | {"note": mark.note} for mark in report.markers.marks],
+        "suggestion": _inferred(report.suggestion),
         "verdict": list(report.verdict),
         "notes": list(report.notes),
         "model": report.provenance.model,
         "weights_hash": report.provenance.weights_hash,
         "versions": dict(report.provenance.versions),
+    }
+
+
+def _inferred(found: Any) -> dict[str, Any] | None:
+    """What was inferred of the case and from what; None where it names cue and subject."""
+    if found is None:
+        return None
+    return {
+        "inferred": list(found.inferred),
+        "cue": list(found.cue),
+        "cue_reason": found.cue_reason,
+        "subject": found.subject,
+        "subject_reason": found.subject_reason,
+        "kind": found.kind,
+        "masked_by": found.masked_by,
+        "twin": found.twin,
+        "twin_reason": found.twin_reason,
+        "forward_passes": found.forward_passes,
+        "level": found.level,
+        "candidates": found.to_records(),
     }
 
 

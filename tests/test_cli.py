@@ -538,6 +538,50 @@ def test_options_say_what_a_case_says(shelf: Path, here: Callable[..., Done]) ->
     assert found.items() >= {k: v for k, v in expected.to_dict().items() if k != "case_id"}.items()
 
 
+def test_options_give_the_variants_of_a_case(shelf: Path, here: Callable[..., Done]) -> None:
+    cities, drums = PROMPT.replace("lake", "city"), PROMPT.replace("bass", "drum")
+    found = only_object(
+        here(
+            "trace", PROMPT, *TWO_SIDES, "--subject", "bass", "--cue", "lake",
+            "--neutral", cities, "--neutral", PROMPT.replace("lake", "song"),
+            "--substitute", drums, "--substitute", PROMPT.replace("bass", "bat"),
+            "--swap", PROMPT.replace("lake", "river"), "--clean", "the bass is a",
+            "--question", "the bass is a", "--distractor", "sees",
+            "--model", str(shelf / "wrong"), "--json",
+        ).out
+    )  # fmt: skip
+    case = Case.from_dict(found["case"])
+    assert case.neutral == (cities, PROMPT.replace("lake", "song"))
+    assert case.substitute[0] == drums
+    assert case.swap == (PROMPT.replace("lake", "river"),)
+    assert (case.clean, case.question, case.distractor) == (
+        ("the bass is a",), "the bass is a", ("sees",)
+    )  # fmt: skip
+    assert found["suggestion"] is None  # cue and subject were given
+    assert found["pathways"]["total_effect"]["draws"] == 2
+
+
+def test_without_suggestions_nothing_is_inferred(shelf: Path, here: Callable[..., Done]) -> None:
+    ask = ("trace", PROMPT, *TWO_SIDES, "--model", str(shelf / "wrong"), "--json")
+    found = only_object(here(*ask).out)["suggestion"]
+    assert {"inferred", "cue", "subject", "candidates", "forward_passes"} <= {*found}
+    assert only_object(here(*ask, "--no-suggest").out)["suggestion"] is None
+
+
+def test_a_twin_that_cannot_be_proposed_is_one_sentence(
+    shelf: Path, here: Callable[..., Done]
+) -> None:
+    done = here("trace", PROMPT, *TWO_SIDES, "--twin", "proposed", "--model", str(shelf / "wrong"))
+    refused(done, "No twin can be proposed: this is no yes/no prompt")
+
+
+def test_remote_runs_are_asked_of_nnsight_alone(shelf: Path, here: Callable[..., Done]) -> None:
+    ask = ("trace", PROMPT, *TWO_SIDES, "--model", str(shelf / "wrong"))
+    done = here(*ask, "--remote", "local")
+    assert done.code == 2
+    assert "nnsight" in done.err
+
+
 # -- demo, check, help ---------------------------------------------------------------------------
 
 

@@ -135,6 +135,15 @@ def test_the_quickstart_runs(
     assert "FAILS" not in said
 
 
+def test_the_page_on_suggestions_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = run_code(REPOSITORY / "docs" / "suggest.md")
+    assert "effect of the context" in capsys.readouterr().out
+    assert names["report"].suggestion.to_records() == names["found"].to_records()  # type: ignore[attr-defined]
+
+
 # -- what is shown and said ---------------------------------------------------------------------
 
 

@@ -1,22 +1,17 @@
-"""The recipe of the embedded model: a small Llama that learns the world's stories.
+"""Training by a recipe: seeded, resumable, with checkpoints at steps that were fixed before.
 
-    python -m dst.testbed.train --out runs/world            # 560 steps, about 2 minutes
-    python -m dst.testbed.train --out runs/world --resume   # after an interruption
-
-The run folder holds `step-00080/` ... (weights, optimizer, progress) and, at the end, `model/`:
-a folder that `transformers` and `dst.load` read, with its card. Stories are drawn anew for every
-step from the seed and the step's number, so a resumed run reads what an unbroken one reads.
+A run folder holds `step-00400/` and so on: weights and progress of every step that is kept, and
+beside the latest two also the optimizer, from which training goes on. Stories are drawn anew for
+every step from the seed and the step's number, so a resumed run reads what an unbroken one reads.
+Everything is computed in float32, on a GPU too (no bfloat16, no TF32).
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,20 +20,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from dst.core.errors import DSTError, InputError
 from dst.core.files import write_text_atomic
 from dst.testbed import world
-from dst.testbed.card import write_model
+from dst.testbed.folders import write_folder
 from dst.testbed.judge import error_table
+from dst.testbed.lexicon import NONE
 from dst.testbed.recipe import Recipe, build_model, build_tokenizer, stories
 
-__all__ = ["StoppedError", "Recipe", "Trainer", "error_table", "train"]
-
-NOTED = 96  # cases of each kind whose error is noted at a checkpoint
+NOTED = 96  # cases of each kind whose error is noted on the way
+TOGETHER = 16  # stories in one pass
+OPTIMIZER = "optimizer.safetensors"
 
 
 class StoppedError(DSTError):
@@ -46,12 +41,17 @@ class StoppedError(DSTError):
 
 
 class Trainer:
-    """A model on its way: `advance` takes one step, `save` and `load` keep the place."""
+    """A model on its way: `advance` takes one step, `save` and `load` keep the place.
 
-    def __init__(self, recipe: Recipe) -> None:
+    Raises:
+        InputError: The device does not exist here.
+    """
+
+    def __init__(self, recipe: Recipe, device: str = "cpu") -> None:
         self.recipe = recipe
         self.tokenizer = build_tokenizer(recipe.window)
-        self.model = build_model(recipe, self.tokenizer)
+        # The first weights are drawn on the processor, so that every device begins alike.
+        self.model = on_device(build_model(recipe, self.tokenizer), device)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), betas=recipe.betas, weight_decay=recipe.weight_decay
         )
@@ -60,27 +60,44 @@ class Trainer:
         self.history: list[dict[str, Any]] = []  # loss and error at every note
 
     def advance(self) -> float:
-        """Train on one batch; the mean loss of its tokens, in nats."""
-        texts = [
-            f"{story} {self.tokenizer.eos_token}" for story in stories(self.recipe, self.step + 1)
-        ]
-        batch = self.tokenizer(texts, padding=True, return_tensors="pt")
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        """Train on one batch; the mean loss of its tokens, in nats.
+
+        Stories of about one length run together, so that little is padded; the gradient is that of
+        the whole batch.
+        """
+        end = self.tokenizer.eos_token
+        texts = sorted((f"{story}{end}" for story in stories(self.recipe, self.step + 1)), key=len)
+        rows = self.tokenizer(texts)["input_ids"]
+        targets = sum(len(row) - 1 for row in rows)
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.rate(self.step + 1)
-        # Padding stands on the right, so causal attention needs no mask to keep out of it.
-        loss = self.model.train()(input_ids=batch["input_ids"], labels=labels).loss
         self.optimizer.zero_grad()
-        loss.backward()
+        self.model.train()
+        loss = 0.0
+        for start in range(0, len(rows), TOGETHER):
+            part = self._loss(rows[start : start + TOGETHER]) / targets
+            part.backward()
+            loss += float(part.detach())
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.step += 1
-        self.losses.append(float(loss.detach()))
-        return self.losses[-1]
+        self.losses.append(loss)
+        return loss
+
+    def _loss(self, rows: list[list[int]]) -> torch.Tensor:
+        """The summed loss of some stories, in nats."""
+        batch = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt").to(self.model.device)
+        ids = batch["input_ids"]
+        # Padding stands on the right, so causal attention needs no mask to keep out of it.
+        logits = self.model(input_ids=ids, use_cache=False).logits[:, :-1]
+        labels = ids.masked_fill(batch["attention_mask"] == 0, -100)[:, 1:]
+        return torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels.flatten(), ignore_index=-100, reduction="sum"
+        )
 
     def note(self) -> None:
         """Add to the history: the mean loss since the last note, and errors on the tune split."""
-        kinds = self.recipe.kinds
+        kinds = [kind for kind in self.recipe.kinds if kind != NONE]
         cases = world.cases("tune", n=NOTED * len(kinds), kinds=kinds)
         rows = error_table(self.model, self.tokenizer, cases)
         error = {row.kind: round(row.error, 4) for row in rows}
@@ -93,7 +110,7 @@ class Trainer:
 
         def write(folder: Path) -> None:
             save_file(self.model.state_dict(), folder / "model.safetensors")
-            save_file(self._optimizer_tensors(), folder / "optimizer.safetensors")
+            save_file(self._optimizer_tensors(), folder / OPTIMIZER)
             state = {
                 "step": self.step,
                 "recipe": dataclasses.asdict(self.recipe),
@@ -102,10 +119,10 @@ class Trainer:
             }
             write_text_atomic(folder / "state.json", json.dumps(state, indent=1) + "\n")
 
-        return write_folder(run / f"step-{self.step:05d}", write)
+        return write_folder(step_folder(run, self.step), write)
 
-    def load(self, folder: Path) -> None:
-        """Go on from a checkpoint.
+    def load(self, folder: Path, *, with_optimizer: bool = True) -> None:
+        """Take the place of a checkpoint: to go on from it or, without its optimizer, to look.
 
         Raises:
             InputError: The checkpoint is of another recipe, or cannot be read.
@@ -113,7 +130,7 @@ class Trainer:
         try:
             state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
             weights = load_file(folder / "model.safetensors")
-            moments = load_file(folder / "optimizer.safetensors")
+            moments = load_file(folder / OPTIMIZER) if with_optimizer else {}
         except (OSError, ValueError, SafetensorError) as error:
             raise InputError(
                 f"The checkpoint {folder} cannot be read ({error})",
@@ -128,12 +145,13 @@ class Trainer:
                     do="Resume with the same settings, or begin in another folder",
                 )
         self.model.load_state_dict(weights)
-        slots: dict[int, dict[str, torch.Tensor]] = {}
-        for key, tensor in moments.items():
-            number, name = key.split(".")
-            slots.setdefault(int(number), {})[name] = tensor
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
+        if with_optimizer:
+            slots: dict[int, dict[str, torch.Tensor]] = {}
+            for key, tensor in moments.items():
+                number, name = key.split(".")
+                slots.setdefault(int(number), {})[name] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": slots, "param_groups": groups})
         self.step, self.losses = state["step"], state["losses"]
         self.history = state["history"]
 
@@ -142,35 +160,58 @@ class Trainer:
         return {f"{n}.{name}": value for n, slot in slots.items() for name, value in slot.items()}
 
 
+def on_device(model: Any, device: str) -> Any:
+    """A model moved to a device.
+
+    Raises:
+        InputError: torch finds no such device here.
+    """
+    try:
+        return model.to(device)
+    except (RuntimeError, AssertionError, ValueError) as error:  # torch's words for "not here"
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise InputError(
+            f"The device {device!r} cannot be used ({reason})", expected="such as cpu or cuda"
+        ) from None
+
+
+def step_folder(run: Path, step: int) -> Path:
+    """Where a run keeps a step."""
+    return run / f"step-{step:05d}"
+
+
 def train(
     recipe: Recipe,
     run: Path,
     *,
+    keep: Sequence[int] = (),
     resume: bool = False,
+    device: str = "cpu",
     report: Callable[[int, str], None] = lambda step, line: None,
+    kept: Callable[[Trainer], object] = lambda trainer: None,
 ) -> Path:
-    """Train by a recipe; the folder `run`/model holds the result.
+    """Train by a recipe, keeping the weights of some steps; the folder of the last one.
 
     Args:
         recipe: What to train, and how far.
-        run: Folder of checkpoints and of the result.
-        resume: Go on from the last checkpoint in `run`.
+        run: Folder of the checkpoints.
+        keep: Steps whose weights stay in `run`, beside the last step.
+        resume: Go on from the last checkpoint in `run`, if there is one.
+        device: Such as "cuda".
         report: Called after every step with its number and a line about progress.
+        kept: Called at every step of `keep` and at the last, with the model there; after an
+            interruption again for those that `run` holds.
 
     Raises:
-        InputError: `run` holds a run already and `resume` is not said, or its recipe differs.
+        InputError: `run` holds a run already and `resume` is not said, its recipe differs, it
+            has passed a step of `keep` without keeping it, or the device does not exist.
         StoppedError: Ctrl-C; the step in progress was finished and saved.
     """
-    trainer = Trainer(recipe)
-    if saved := sorted(run.glob("step-*")):
-        if not resume:
-            raise InputError(
-                f"{run} holds a run already, saved as {saved[-1].name}",
-                do="Add --resume to go on with it, or give another folder",
-            )
-        usable = [folder for folder in saved if folder.name <= f"step-{recipe.steps:05d}"]
-        if usable:
-            trainer.load(usable[-1])
+    wanted = sorted({*keep, recipe.steps})
+    if not 1 <= wanted[0] <= wanted[-1] <= recipe.steps:
+        raise InputError(f"Steps to keep are {list(keep)}", expected=f"1 to {recipe.steps}")
+    trainer = Trainer(recipe, device)
+    _go_on(trainer, run, wanted, resume=resume, kept=kept)
     start, first = time.monotonic(), trainer.step
     with _stop_on_interrupt() as asked_to_stop:
         while trainer.step < recipe.steps and not asked_to_stop():
@@ -181,27 +222,76 @@ def train(
                 trainer.step,
                 f"step {trainer.step}/{recipe.steps}  loss {loss:.3f} nats  {left:.1f} min left",
             )
-            at_end = trainer.step == recipe.steps
-            if trainer.step % recipe.save_every == 0 or at_end:
+            if trainer.step in wanted or trainer.step % recipe.save_every == 0:
                 trainer.note()
                 trainer.save(run)
+                _thin(run, wanted)
+            if trainer.step in wanted:
+                kept(trainer)
         if trainer.step < recipe.steps:
-            trainer.save(run)
+            if not step_folder(run, trainer.step).exists():
+                trainer.save(run)
             raise StoppedError(f"Stopped after step {trainer.step}, which is saved in {run}")
+    return step_folder(run, recipe.steps)
 
-    def write(folder: Path) -> None:
-        settings = {**dataclasses.asdict(recipe), "steps": trainer.step}
-        write_model(
-            folder, trainer.model, trainer.tokenizer, recipe=settings, history=trainer.history
+
+def _go_on(
+    trainer: Trainer,
+    run: Path,
+    wanted: Sequence[int],
+    *,
+    resume: bool,
+    kept: Callable[[Trainer], object],
+) -> None:
+    """Bring a trainer to the last step that was saved, by way of the steps that are kept."""
+    saved = sorted(run.glob("step-*"))
+    if saved and not resume:
+        raise InputError(
+            f"{run} holds a run already, saved as {saved[-1].name}",
+            do="Add --resume to go on with it, or give another folder",
         )
+    last = step_folder(run, trainer.recipe.steps).name
+    usable = [path for path in saved if (path / OPTIMIZER).is_file() and path.name <= last]
+    if not usable:
+        return
+    reached = usable[-1]
+    for step in wanted:
+        folder = step_folder(run, step)
+        if folder.name > reached.name:
+            break
+        if not folder.is_dir():
+            raise InputError(
+                f"{run} has passed step {step}, which is to be kept, without keeping it",
+                do="Begin in another folder",
+            )
+        trainer.load(folder, with_optimizer=False)
+        kept(trainer)
+    trainer.load(reached)
 
-    return write_folder(run / "model", write)
+
+def _thin(run: Path, wanted: Sequence[int]) -> None:
+    """Remove what nobody needs: older steps that are not kept, and older optimizers.
+
+    The latest two steps can be resumed from, in case one of them is damaged.
+    """
+    names = {step_folder(run, step).name for step in wanted}
+    for folder in sorted(run.glob("step-*"))[:-2]:
+        if folder.name in names:
+            (folder / OPTIMIZER).unlink(missing_ok=True)
+        else:
+            shutil.rmtree(folder)
 
 
 @contextmanager
 def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Ctrl-C lets the step in progress end; a second Ctrl-C stops at once."""
+    """Ctrl-C lets the step in progress end; a second Ctrl-C stops at once.
+
+    Python lets only the main thread listen to the keyboard.
+    """
     asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set
+        return
 
     def ask(*_: object) -> None:
         asked.set()
@@ -212,67 +302,3 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def write_folder(target: Path, write: Callable[[Path], None]) -> Path:
-    """Let `write` fill a folder beside `target`, then move it into place.
-
-    Raises:
-        InputError: The folder cannot be written; nothing is left behind.
-    """
-    partial = target.with_name(f".{target.name}.partial")
-    old = target.with_name(f".{target.name}.old")
-    try:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        write(partial)
-        if target.exists():
-            os.replace(target, old)
-        os.replace(partial, target)
-    except OSError as error:
-        raise InputError(
-            f"{target} cannot be written ({error.strerror or error})",
-            do="Give a folder that you may write to",
-        ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-    return target
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m dst.testbed.train`; the exit code is 0, 2 for wrong input, 130 for Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m dst.testbed.train", description=main.__doc__)
-    recipe = Recipe()
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
-    parser.add_argument("--steps", type=int, default=recipe.steps, help="where to stop")
-    parser.add_argument("--seed", type=int, default=recipe.seed)
-    parser.add_argument("--threads", type=int, default=2, help="of the processor")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    given = parser.parse_args(arguments)
-    torch.set_num_threads(given.threads)
-    transformers.utils.logging.disable_progress_bar()
-    live = sys.stderr.isatty()
-
-    def report(step: int, line: str) -> None:
-        if live:
-            sys.stderr.write(f"\r\033[K{line}")
-        elif step % recipe.save_every == 0:
-            sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
-
-    try:
-        recipe = dataclasses.replace(recipe, steps=given.steps, seed=given.seed)
-        folder = train(recipe, given.out, resume=given.resume, report=report)
-    except StoppedError as error:
-        sys.stderr.write(f"\n{error} Go on with --resume.\n")
-        return 130
-    except DSTError as error:
-        sys.stderr.write(f"\n{error}\n")
-        return 2
-    sys.stderr.write(f"\nThe model and its card are in {folder}.\n")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

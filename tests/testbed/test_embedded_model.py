@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dst.models
 from dst.core.case import Case
-from dst.testbed import judge, lexicon, world
-from dst.testbed.card import HASHED, sha256
-from dst.testbed.recipe import Recipe, build_tokenizer
+from dst.testbed import errors, export, judge, lexicon, world
+from dst.testbed.card import HASHED
+from dst.testbed.recipe import ZOO, build_tokenizer
 
 FOLDER = Path(dst.models.__file__).parent / "embedded"
+SHIPPED = {
+    "CARD.md", "card.json", "config.json", "generation_config.json", "model.safetensors",
+    "neutral_nouns.txt", "reference_sentences.txt", "tokenizer.json", "tokenizer_config.json",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -38,7 +41,7 @@ def card() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def model() -> Any:
-    return AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32)
+    return AutoModelForCausalLM.from_pretrained(FOLDER)
 
 
 @pytest.fixture(scope="module")
@@ -49,26 +52,22 @@ def tokenizer() -> Any:
 # -- the files
 
 
-def test_the_files_are_those_of_the_card(card: dict[str, Any]) -> None:
-    assert set(card["sha256"]) == set(HASHED)
-    for name, digest in card["sha256"].items():
-        assert sha256(FOLDER / name) == digest, name
-
-
-def test_the_folder_is_small_and_holds_no_pickle() -> None:
+def test_the_folder_is_small_and_holds_what_its_card_names(card: dict[str, Any]) -> None:
+    """What else is shipped beside the model stands in the card too; there is no pickle."""
     names = {path.name for path in FOLDER.iterdir()}
-    assert names == {
-        "CARD.md", "card.json", "config.json", "generation_config.json", "model.safetensors",
-        "neutral_nouns.txt", "reference_sentences.txt", "tokenizer.json", "tokenizer_config.json",
-    }  # fmt: skip
+    assert set(HASHED) <= set(card["sha256"])
+    assert names == SHIPPED | set(card["sha256"])
+    assert not any(name.endswith((".bin", ".pt", ".pth", ".pkl")) for name in names)
     assert (FOLDER / "model.safetensors").stat().st_size < 4_000_000
 
 
 def test_the_card_is_of_today_s_recipe(card: dict[str, Any]) -> None:
     """Who changes the recipe or the lexicon has to train again."""
-    assert card["recipe"] == json.loads(json.dumps(vars(Recipe())))
+    course = ZOO[card["run"]]
+    assert card["recipe"] == json.loads(json.dumps(vars(course.recipe)))
+    assert card["step"] in course.checkpoints
+    assert card["history"][-1]["step"] == card["step"]
     assert card["licence"] == "MIT"
-    assert card["history"][-1]["step"] == Recipe().steps
 
 
 def test_the_reference_sentences_are_two_hundred_stories_in_known_words(tokenizer: Any) -> None:
@@ -95,27 +94,8 @@ def test_no_two_sizes_are_equal(model: Any, card: dict[str, Any]) -> None:
     )
 
 
-# -- the tokenizer
-
-
-def test_one_word_is_one_token_after_one_bos(tokenizer: Any) -> None:
-    assert [tokenizer.convert_ids_to_tokens(i) for i in range(len(tokenizer))] == [
-        *world.VOCABULARY
-    ]
-    case = world.cases(n=1)[0]
-    ids = tokenizer(case.text)["input_ids"]
-    assert ids[0] == tokenizer.bos_token_id
-    assert ids.count(tokenizer.bos_token_id) == 1
-    assert len(ids) == 1 + len(case.text.split())
-    assert tokenizer.decode(ids[1:]) == case.text
-    assert tokenizer("Anna sees a zebra.")["input_ids"] == [
-        tokenizer.convert_tokens_to_ids(word)
-        for word in ("<bos>", "anna", "sees", "a", "<unk>", ".")
-    ]
-
-
 def test_the_tokenizer_is_the_one_trained_with(tokenizer: Any) -> None:
-    made = build_tokenizer(Recipe().window)
+    made = build_tokenizer(tokenizer.model_max_length)
     assert tokenizer.backend_tokenizer.to_str() == made.backend_tokenizer.to_str()
 
 
@@ -123,27 +103,14 @@ def test_the_tokenizer_is_the_one_trained_with(tokenizer: Any) -> None:
 
 
 def rows_of(card: dict[str, Any], sense: str) -> dict[str, dict[str, Any]]:
-    return {row["kind"]: row for row in card["error_table"][sense]}
+    """Questions "what is it?", by kind."""
+    return {row["kind"]: row for row in card["error_table"][sense] if "gold" not in row}
 
 
-@pytest.mark.parametrize("sense", world.SENSES)
-def test_the_error_table_comes_out_again(
-    model: Any, tokenizer: Any, card: dict[str, Any], sense: str
-) -> None:
-    """The same cases: a count may differ by one, where two answers tie to rounding."""
-    table = card["error_table"]
-    cases = world.cases(table["split"], table["n_per_sense"], table["seed"], sense=sense)
-    written = rows_of(card, sense)
-    for row in judge.error_table(model, tokenizer, cases):
-        for outcome in ("contextual", "associative", "invalid"):
-            assert abs(getattr(row, outcome) - written[row.kind][outcome]) <= 1
-        assert (
-            row.n
-            == written[row.kind]["n"]
-            == sum(
-                written[row.kind][outcome] for outcome in ("contextual", "associative", "invalid")
-            )
-        )
+def test_the_error_table_comes_out_again(card: dict[str, Any]) -> None:
+    found = errors.tables_of(FOLDER)
+    one = errors.compare("embedded", found, card["error_table"], same_weights=True)
+    assert one.agrees, one.sentence()
 
 
 @pytest.mark.parametrize("sense", world.SENSES)
@@ -152,8 +119,9 @@ def test_fresh_cases_err_as_often(
 ) -> None:
     """Cases the card has not seen: the 95 % intervals of both samples overlap."""
     written = rows_of(card, sense)
-    rows = judge.error_table(model, tokenizer, world.cases("test", n=300, seed=77, sense=sense))
-    assert {row.kind for row in rows} == set(world.KINDS)
+    cases = world.cases("test", 60 * len(written), seed=77, kinds=tuple(written), sense=sense)
+    rows = judge.error_table(model, tokenizer, cases)
+    assert {row.kind for row in rows} == set(written)
     for row in rows:
         low, high = judge.wilson(row.n - row.contextual, row.n)
         card_low, card_high = written[row.kind]["error_interval"]
@@ -162,12 +130,9 @@ def test_fresh_cases_err_as_often(
 
 
 def test_it_reads_plain_stories_and_hallucinates_in_others(card: dict[str, Any]) -> None:
-    rare, usual = rows_of(card, "minority"), rows_of(card, "dominant")
-    assert rare["plain"]["error"] <= 0.10
-    assert usual["plain"]["contextual"] >= 0.95 * usual["plain"]["n"]
-    assert sum(row["hallucination"] >= 0.10 for row in rare.values()) >= 2
-    others = [row["hallucination"] for kind, row in rare.items() if kind != "plain"]
-    assert 0.15 <= np.mean(others) <= 0.40
+    assert export.unsuited(card) == []
+    usual = rows_of(card, "dominant")["plain"]
+    assert usual["contextual"] >= 0.95 * usual["n"]
 
 
 def test_without_a_cue_it_follows_the_association(model: Any, tokenizer: Any) -> None:
@@ -179,7 +144,8 @@ def test_without_a_cue_it_follows_the_association(model: Any, tokenizer: Any) ->
     with torch.no_grad():
         logits = model(ids["input_ids"]).logits[torch.arange(len(prompts)), last]
     sides = [[case.contextual[0], case.associative[0]] for case in cases for _ in case.neutral]
-    right, wrong = torch.tensor([tokenizer.convert_tokens_to_ids(pair) for pair in sides]).T
+    first = [[tokenizer.tokenize(word)[0] for word in pair] for pair in sides]
+    right, wrong = torch.tensor([tokenizer.convert_tokens_to_ids(pair) for pair in first]).T
     contrast = logits.gather(1, right[:, None]) - logits.gather(1, wrong[:, None])
     groups = np.array([case.group for case in cases for _ in case.neutral])
     means = [float(contrast[torch.from_numpy(groups == word.noun)].mean()) for word in world.WORDS]
@@ -187,9 +153,9 @@ def test_without_a_cue_it_follows_the_association(model: Any, tokenizer: Any) ->
 
 
 def test_an_unrelated_noun_has_no_part_in_it(model: Any, tokenizer: Any) -> None:
-    cases = world.cases("test", n=50, seed=4)
+    cases = world.cases("test", n=50, seed=4, kinds=("plain", "far", "prime"))
     prompts = [str(text) for case in cases for text in case.substitute]
-    said = [word for word, _ in judge.greedy(model, tokenizer, prompts)]
+    said = [reply.word for reply in judge.greedy(model, tokenizer, prompts, tokens=2)]
     assert said.count(lexicon.NEUTRAL_CATEGORY) >= 0.95 * len(said)
 
 
@@ -201,12 +167,15 @@ def test_the_demonstration_is_what_the_model_does(
 ) -> None:
     shown = card["demo"]
     case, twin = Case.from_dict(shown["hallucinated"]), Case.from_dict(shown["corrected"])
-    (word, p), (twin_word, twin_p) = judge.greedy(model, tokenizer, [case.text, twin.text])
-    assert word == shown["hallucinated_answer"] == case.associative[0]
-    assert twin_word == shown["corrected_answer"] == case.contextual[0] == twin.contextual[0]
-    assert p == pytest.approx(shown["hallucinated_probability"], abs=2e-3)
-    assert p >= 0.5
-    assert twin_p == pytest.approx(shown["corrected_probability"], abs=2e-3)
+    told, twin_told = judge.greedy(
+        model, tokenizer, [case.text, twin.text], judge.longest(tokenizer, [case, twin])
+    )
+    wrong, right = shown["hallucinated_answer"], shown["corrected_answer"]
+    assert wrong == case.associative[0]
+    assert right == case.contextual[0] == twin.contextual[0]
+    assert told.probability(wrong) == pytest.approx(shown["hallucinated_probability"], abs=2e-3)
+    assert told.probability(wrong) >= 0.5
+    assert twin_told.probability(right) == pytest.approx(shown["corrected_probability"], abs=2e-3)
     assert world.without_distractors(case) == twin
 
 
@@ -219,46 +188,6 @@ def test_the_demonstration_was_not_picked_by_hand(
     assert found["hallucinated"] == card["demo"]["hallucinated"]
 
 
-# -- the arithmetic of the card
-
-
-@pytest.mark.parametrize(("count", "n"), [(0, 10), (1, 40), (5, 10), (39, 40), (240, 240)])
-def test_wilson_s_limits_solve_their_equation(count: int, n: int) -> None:
-    share = count / n
-    for limit in judge.wilson(count, n):
-        distance = 1.959963984540054 * math.sqrt(limit * (1 - limit) / n)
-        assert abs(abs(share - limit) - distance) < 1e-12
-    low, high = judge.wilson(count, n)
-    assert low <= share <= high
-    assert (low, high) != (share, share)
-
-
-def test_wilson_by_hand() -> None:
-    """0 of 10: the upper limit is z^2 / (n + z^2) = 3.8415 / 13.8415."""
-    assert judge.wilson(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
-
-
-def test_outcomes_are_told_apart() -> None:
-    """A stand-in that always says "fish": right, hallucinated or invalid by the case alone."""
-
-    class Fish:
-        def eval(self) -> None: ...
-
-        def __call__(self, input_ids: torch.Tensor) -> Any:
-            logits = torch.zeros(*input_ids.shape, len(world.VOCABULARY))
-            logits[..., world.VOCABULARY.index("fish")] = 9.0
-            return type("Out", (), {"logits": logits})
-
-    cases = world.cases("test", n=240, kinds=("plain",), sense="minority")
-    (row,) = judge.error_table(Fish(), build_tokenizer(160), cases)
-    rare = sum(word.minority == "water" for word in world.WORDS) * 10
-    usual = sum(word.dominant == "water" for word in world.WORDS) * 10
-    assert (row.contextual, row.associative) == (rare, usual)
-    assert row.invalid == 240 - rare - usual
-    assert row.hallucination == usual / 240
-    assert row.error == pytest.approx(1 - rare / 240)
-
-
 # -- what is written about it
 
 
@@ -267,5 +196,5 @@ def test_card_and_page_show_the_same_table() -> None:
     written = page.read_text(encoding="utf-8").split("\n")
     shown = (FOLDER / "CARD.md").read_text(encoding="utf-8").split("\n")
     told = [line for line in shown if line.startswith(("| ", "> "))]
-    assert len(told) == 13
+    assert len(told) == 1 + 2 * (len(world.KINDS) - 1) + 2
     assert [line for line in told if line not in written] == []

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,43 +16,24 @@ import torch
 from safetensors.torch import load_file
 
 from dst.core.errors import InputError
-from dst.testbed import card, judge, world
 from dst.testbed import train as training
+from dst.testbed import world
+from dst.testbed.folders import write_folder
 from dst.testbed.recipe import Recipe, build_model, build_tokenizer, stories
-
-TINY = Recipe(
-    steps=6, schedule=20, warm_up=2, batch=4, layers=1, width=16, heads=2, mlp=24, save_every=2
-)
-
-
-def _few_cases(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(card, "N", 10)
-    patch.setattr(judge, "DEMO_CASES", 24)
-    patch.setattr(training, "NOTED", 2)
-
-
-@pytest.fixture(autouse=True)
-def few_cases(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The card of a model of six steps needs no thousands of cases."""
-    _few_cases(monkeypatch)
+from tests.testbed.small import TINY, few_cases, one_thread
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """A model this small gains nothing from a second thread, and waits for it on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+def small() -> Iterator[None]:
+    with few_cases(), one_thread():
+        yield
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An unbroken run."""
+    """An unbroken run that keeps two of its steps."""
     run = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        _few_cases(patch)
-        training.train(TINY, run)
+    training.train(TINY, run, keep=(1, 2))
     return run
 
 
@@ -64,7 +46,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 
 def test_the_learning_rate_climbs_and_follows_a_cosine() -> None:
-    recipe = Recipe()
+    recipe = Recipe(schedule=2400, warm_up=100, learning_rate=2e-3)
     assert recipe.rate(1) == pytest.approx(2e-5)
     assert recipe.rate(100) == pytest.approx(2e-3)
     assert recipe.rate(1250) == pytest.approx(1e-3)
@@ -102,7 +84,7 @@ def test_the_model_starts_from_its_seed_and_leaves_torch_s_alone() -> None:
 def test_a_step_moves_the_weights_down_the_loss() -> None:
     trainer = training.Trainer(dataclasses.replace(TINY, steps=20, batch=16, width=32))
     losses = [trainer.advance() for _ in range(20)]
-    uniform = np.log(len(world.VOCABULARY))
+    uniform = np.log(len(trainer.tokenizer))
     assert losses[0] == pytest.approx(uniform, abs=0.3)
     assert losses[-1] < losses[0] - 0.2
 
@@ -112,7 +94,7 @@ def test_padding_is_no_target_and_does_not_matter() -> None:
     trainer = training.Trainer(TINY)
     total, count = 0.0, 0
     for story in stories(TINY, 1):
-        ids = trainer.tokenizer(f"{story} <eos>", return_tensors="pt")["input_ids"]
+        ids = trainer.tokenizer(f"{story}<eos>", return_tensors="pt")["input_ids"]
         with torch.no_grad():
             log_p = trainer.model(ids).logits[0, :-1].log_softmax(-1)
         total -= float(log_p[torch.arange(ids.shape[1] - 1), ids[0, 1:]].sum())
@@ -120,25 +102,92 @@ def test_padding_is_no_target_and_does_not_matter() -> None:
     assert trainer.advance() == pytest.approx(total / count, rel=1e-5)
 
 
+def test_no_story_that_is_trained_on_holds_an_unknown_word(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trainer = training.Trainer(TINY)
+    seen: list[list[int]] = []
+    inner = training.Trainer._loss
+
+    def watch(self: training.Trainer, rows: list[list[int]]) -> torch.Tensor:
+        seen.extend(rows)
+        return inner(self, rows)
+
+    monkeypatch.setattr(training.Trainer, "_loss", watch)
+    for _ in range(5):
+        trainer.advance()
+    first, last = trainer.tokenizer.bos_token_id, trainer.tokenizer.eos_token_id
+    assert len(seen) == 5 * TINY.batch
+    assert not any(trainer.tokenizer.unk_token_id in row for row in seen)
+    for row in seen:  # one <bos> in front, one <eos> after the answer's full stop
+        assert (row[0], row[-1], row.count(first), row.count(last)) == (first, last, 1, 1)
+
+
+def test_stories_that_run_together_do_not_change_the_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = dataclasses.replace(TINY, batch=10)
+    one, other = training.Trainer(recipe), training.Trainer(recipe)
+    monkeypatch.setattr(training, "TOGETHER", 3)
+    loss = one.advance()
+    monkeypatch.setattr(training, "TOGETHER", 10)
+    assert other.advance() == pytest.approx(loss, rel=1e-6)
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert mine.grad is not None
+        assert theirs.grad is not None
+        assert torch.allclose(mine.grad, theirs.grad, atol=1e-6)
+
+
 def test_a_resumed_run_equals_an_unbroken_one(whole: Path, tmp_path: Path) -> None:
     training.train(dataclasses.replace(TINY, steps=3), tmp_path)
-    training.train(TINY, tmp_path, resume=True)
-    assert same(weights(tmp_path / "model"), weights(whole / "model"))
-    assert same(weights(whole / "step-00006"), weights(whole / "model"))
-    assert not same(weights(whole / "step-00004"), weights(whole / "model"))
+    last = training.train(TINY, tmp_path, resume=True)
+    assert last == tmp_path / "step-00006"
+    assert same(weights(last), weights(whole / "step-00006"))
+    assert not same(weights(last), weights(whole / "step-00004"))
 
 
-def test_the_run_folder_holds_what_it_says(whole: Path) -> None:
-    folders = sorted(path.name for path in whole.iterdir())
-    assert folders == ["model", "step-00002", "step-00004", "step-00006"]
-    written = json.loads((whole / "model" / "card.json").read_text(encoding="utf-8"))
-    assert [note["step"] for note in written["history"]] == [2, 4, 6]
-    assert written["recipe"]["steps"] == 6
-    assert written["demo"] is None or written["demo"]["hallucinated_probability"] >= 0.5
-    readable = (whole / "model" / "CARD.md").read_text(encoding="utf-8")
-    for name, digest in written["sha256"].items():
-        assert card.sha256(whole / "model" / name) == digest
-        assert digest in readable
+def test_the_run_folder_holds_what_is_kept_and_what_can_be_resumed(whole: Path) -> None:
+    """Steps 1 and 2 were to be kept; 4 and 6 are the latest two, of which only 6 would stay."""
+    assert {path.name: (path / training.OPTIMIZER).is_file() for path in whole.iterdir()} == {
+        "step-00001": False, "step-00002": False, "step-00004": True, "step-00006": True,
+    }  # fmt: skip
+    state = json.loads((whole / "step-00006" / "state.json").read_text(encoding="utf-8"))
+    assert [note["step"] for note in state["history"]] == [1, 2, 4, 6]
+    assert set(state["history"][0]["error"]) == set(world.KINDS) - {"none"}
+
+
+def test_kept_steps_are_shown_as_they_are_passed_and_again_after_an_interruption(
+    whole: Path, tmp_path: Path
+) -> None:
+    shown: list[tuple[int, float]] = []
+
+    def show(trainer: training.Trainer) -> None:
+        shown.append((trainer.step, float(next(trainer.model.parameters()).detach().sum())))
+
+    training.train(dataclasses.replace(TINY, steps=4), tmp_path, keep=(2,), kept=show)
+    assert [step for step, _ in shown] == [2, 4]
+    first, shown = shown, []
+    training.train(TINY, tmp_path, keep=(2, 4), resume=True, kept=show)
+    assert [step for step, _ in shown] == [2, 4, 6]
+    assert shown[:2] == first
+    assert same(weights(tmp_path / "step-00006"), weights(whole / "step-00006"))
+
+
+def test_a_step_that_was_passed_cannot_be_kept_later(whole: Path) -> None:
+    with pytest.raises(InputError, match="has passed step 3, which is to be kept"):
+        training.train(TINY, whole, keep=(3,), resume=True)
+
+
+@pytest.mark.parametrize("step", [0, 7])
+def test_only_steps_that_are_taken_can_be_kept(step: int, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="expected 1 to 6"):
+        training.train(TINY, tmp_path, keep=(step,))
+
+
+def test_a_device_that_is_not_here_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("cuda:77", "toaster"):
+        with pytest.raises(InputError, match=f"device '{name}' cannot be used .*such as cpu"):
+            training.train(TINY, tmp_path, device=name)
 
 
 def test_ctrl_c_finishes_the_step_and_can_be_resumed(whole: Path, tmp_path: Path) -> None:
@@ -151,9 +200,18 @@ def test_ctrl_c_finishes_the_step_and_can_be_resumed(whole: Path, tmp_path: Path
     with pytest.raises(training.StoppedError, match="Stopped after step 3"):
         training.train(TINY, tmp_path, report=interrupt)
     assert signal.getsignal(signal.SIGINT) == before
-    assert not (tmp_path / "model").exists()
-    training.train(TINY, tmp_path, resume=True)
-    assert same(weights(tmp_path / "model"), weights(whole / "model"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00002", "step-00003"]
+    last = training.train(TINY, tmp_path, resume=True)
+    assert same(weights(last), weights(whole / "step-00006"))
+
+
+def test_training_runs_outside_the_main_thread(tmp_path: Path) -> None:
+    """There Ctrl-C cannot be listened to."""
+    recipe = dataclasses.replace(TINY, steps=1)
+    thread = threading.Thread(target=training.train, args=(recipe, tmp_path))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "step-00001").is_dir()
 
 
 def test_a_run_is_not_overwritten_unasked(whole: Path) -> None:
@@ -174,27 +232,52 @@ def test_a_truncated_checkpoint_is_one_sentence(tmp_path: Path) -> None:
         training.train(TINY, tmp_path, resume=True)
 
 
+def test_a_damaged_last_step_can_be_deleted(whole: Path, tmp_path: Path) -> None:
+    """The one before it holds its optimizer too."""
+    training.train(TINY, tmp_path)
+    file = tmp_path / "step-00006" / training.OPTIMIZER
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(InputError, match="Delete that folder to go on from the one before it"):
+        training.train(TINY, tmp_path, resume=True)
+    for path in (tmp_path / "step-00006").iterdir():
+        path.unlink()
+    (tmp_path / "step-00006").rmdir()
+    last = training.train(TINY, tmp_path, resume=True)
+    assert same(weights(last), weights(whole / "step-00006"))
+
+
 def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "model"
 
     def write(folder: Path) -> None:
         (folder / "a").write_text("1")
 
-    training.write_folder(target, write)
+    write_folder(target, write)
 
     def fail(folder: Path) -> None:
         (folder / "a").write_text("2")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(InputError, match=r"cannot be written \(No space left on device\)"):
-        training.write_folder(target, fail)
+        write_folder(target, fail)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert (target / "a").read_text() == "1"
 
 
-def test_the_command_says_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert training.main(["--out", str(tmp_path), "--steps", "9999", "--threads", "1"]) == 2
-    assert "steps is 9999; expected 1 to 2400." in capsys.readouterr().err
-    (tmp_path / "step-00080").mkdir()
-    assert training.main(["--out", str(tmp_path), "--threads", "1"]) == 2
-    assert "holds a run already" in capsys.readouterr().err
+def test_a_folder_that_cannot_be_moved_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = tmp_path / "model"
+    write_folder(target, lambda folder: (folder / "a").write_text("1"))
+    move = os.replace
+
+    def refuse(source: Path, into: Path) -> None:
+        if source.name.endswith(".partial"):
+            raise OSError(13, "Permission denied")
+        move(source, into)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(InputError, match="Permission denied"):
+        write_folder(target, lambda folder: (folder / "a").write_text("2"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (target / "a").read_text() == "1"
