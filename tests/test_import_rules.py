@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "studies": {"core", "analysis", "models", "tracing"},
     "plot": {"core"},
     "report": {"core", "plot"},
-    "testbed": {"core", "models"},
+    "testbed": {"core", "analysis", "models"},
     "testbed.score": {
         *("core", "analysis", "models", "tracing", "studies", "plot", "report", "testbed"),
     },

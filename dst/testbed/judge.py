@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from dst.analysis.proportion import wilson
 from dst.core.case import Case
 from dst.testbed import world
 
@@ -111,16 +112,6 @@ def longest(tokenizer: PreTrainedTokenizerFast, cases: Iterable[Case]) -> int:
 
 
 # --------------------------------------------------------------------------- what is counted
-
-
-def wilson(count: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: the p with |count/n - p| <= z sqrt(p (1 - p) / n)."""
-    z = 1.959963984540054
-    share, weight = count / n, z * z / n
-    middle = (share + weight / 2) / (1 + weight)
-    half = z * math.sqrt(share * (1 - share) / n + weight / (4 * n)) / (1 + weight)
-    # At the ends one limit is the end itself, which rounding would miss by an ulp.
-    return (0.0 if count == 0 else middle - half), (1.0 if count == n else middle + half)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import dst.models
+from dst.analysis.proportion import wilson
 from dst.core.case import Case
 from dst.testbed import errors, export, judge, lexicon, world
 from dst.testbed.card import HASHED
@@ -123,7 +124,7 @@ def test_fresh_cases_err_as_often(
     rows = judge.error_table(model, tokenizer, cases)
     assert {row.kind for row in rows} == set(written)
     for row in rows:
-        low, high = judge.wilson(row.n - row.contextual, row.n)
+        low, high = wilson(row.n - row.contextual, row.n)
         card_low, card_high = written[row.kind]["error_interval"]
         assert low <= card_high, row
         assert card_low <= high, row

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from dst.analysis.proportion import wilson
 from dst.core.case import Case
 from dst.testbed import judge, world
 from dst.testbed.judge import ErrorRow, Reply
@@ -203,23 +204,23 @@ def test_outcomes_are_counted_by_word() -> None:
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (1, 40), (5, 10), (39, 40), (240, 240)])
 def test_wilson_s_limits_solve_their_equation(count: int, n: int) -> None:
     share = count / n
-    for limit in judge.wilson(count, n):
+    for limit in wilson(count, n):
         distance = 1.959963984540054 * math.sqrt(limit * (1 - limit) / n)
         assert abs(abs(share - limit) - distance) < 1e-12
-    low, high = judge.wilson(count, n)
+    low, high = wilson(count, n)
     assert low <= share <= high
     assert (low, high) != (share, share)
 
 
 def test_wilson_by_hand() -> None:
     """0 of 10: the upper limit is z^2 / (n + z^2) = 3.8415 / 13.8415."""
-    assert judge.wilson(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
+    assert wilson(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
 
 
 def test_a_row_is_written_with_its_intervals() -> None:
     row = ErrorRow("plain", 10, 7, 2, 1, "yes").to_dict()
     assert list(row)[:6] == ["kind", "gold", "n", "contextual", "associative", "invalid"]
     assert (row["error"], row["hallucination"]) == (0.3, 0.2)
-    assert row["error_interval"] == [round(limit, 4) for limit in judge.wilson(3, 10)]
-    assert row["hallucination_interval"] == [round(limit, 4) for limit in judge.wilson(2, 10)]
+    assert row["error_interval"] == [round(limit, 4) for limit in wilson(3, 10)]
+    assert row["hallucination_interval"] == [round(limit, 4) for limit in wilson(2, 10)]
     assert "gold" not in ErrorRow("plain", 10, 7, 2, 1).to_dict()
