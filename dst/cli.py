@@ -170,9 +170,12 @@ def check(options: argparse.Namespace) -> int:
 
 def testbed_score(options: argparse.Namespace) -> int:
     """Grade measures on planted models; what was graded before an interruption is kept."""
-    for name in ("n", "workers"):
+    for name in ("n", "workers", "per_kind"):
         if getattr(options, name) < 1:
-            raise InputError(f"--{name} is {getattr(options, name)}", expected="1 or more")
+            given = f"--{name.replace('_', '-')}"
+            raise InputError(f"{given} is {getattr(options, name)}", expected="1 or more")
+    if options.zoo is not None:
+        return _score_on_zoo(options)
     with _output(options.out or DEMO_FOLDER) as folder:
         with _doing("planting"):
             from dst.core.files import write_text_atomic
@@ -192,6 +195,27 @@ def testbed_score(options: argparse.Namespace) -> int:
         _print(f"{table(found)}\n\nEvery number is in {written}.")
     if found.done < found.asked:
         raise KeyboardInterrupt
+    return 0
+
+
+def _score_on_zoo(options: argparse.Namespace) -> int:
+    """Grade scores and estimates on trained models: the zoo's."""
+    with _output(options.out or DEMO_FOLDER) as folder:
+        with _doing("loading"):
+            import torch
+
+            from dst.core.files import write_text_atomic
+            from dst.testbed.score_zoo import score_zoo, table
+        torch.set_num_threads(1)
+        found = score_zoo(
+            options.zoo, per_kind=options.per_kind, seed=options.seed, show_progress=True
+        )
+        grades = json.dumps(_finite(found.to_dict()), indent=1)
+        written = write_text_atomic(folder / "testbed_score_zoo.json", grades + "\n")
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        _print(f"{table(found)}\n\nEvery number is in {written}.")
     return 0
 
 
@@ -355,6 +379,12 @@ def _testbed_commands(commands: Any) -> None:
     workers = min(4, os.cpu_count() or 1)
     one.add_argument(
         "--workers", metavar="W", type=int, default=workers, help=f"processes ({workers})"
+    )
+    one.add_argument(
+        "--zoo", metavar="CHECKPOINT", nargs="*", help="trained models instead (default: all)"
+    )
+    one.add_argument(
+        "--per-kind", metavar="N", type=int, default=10, help="with --zoo: cases of a kind (10)"
     )
     _output_options(one, f"where to write testbed_score.json ({DEMO_FOLDER})")
     one.set_defaults(command=testbed_score)

@@ -62,7 +62,7 @@ def flows(rows: Sequence[Mapping[str, Any]]) -> str:
     for stage, name in STAGES.items():
         mine = [row for row in rows if row["checkpoint"] == name]
         panels[f"{stage} ({name.rsplit('-', 1)[1].lstrip('0')} steps)"] = {
-            flow: list(enumerate(_mean(mine, f"{flow}_insertion"))) for flow in FLOWS
+            flow: list(enumerate(_mean(mine, f"{flow}_insertion"))) for flow in reversed(FLOWS)
         }
     values = [y for curves in panels.values() for curve in curves.values() for _, y in curve]
     bound = math.ceil(max(abs(y) for y in values))

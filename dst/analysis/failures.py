@@ -76,13 +76,14 @@ def _knowledge(e: FailureEvidence) -> tuple[Finding, ...]:
 
 
 def _lag(e: FailureEvidence) -> tuple[Finding, ...]:
-    """The shift that frees most: LD, and the context that it frees, both over tau.
+    """The shift that frees most: LD over tau, and context freed over tau and over TE.
 
-    What it frees is the effect of the context with the shift, beyond that without. A subject
-    whose context is read in time would only have it read twice: so it must pass nothing on.
+    What it frees is the effect of the context with the shift, beyond that without: a lag hides
+    more context than arrives. A subject whose context is read in time would only have it read
+    twice: so it must pass nothing on.
     """
     excess = (e.back_patched - e.back_patched_control) - e.total_effect
-    good = (e.back_patched > e.floor) & (excess > e.floor)
+    good = (e.back_patched > e.floor) & (excess > max(e.floor, e.total_effect))
     brings = float(e.subject_brings.max())
     if good.any():
         shift, state = np.unravel_index(

@@ -14,8 +14,8 @@ import contextlib
 import copy
 import dataclasses
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -57,7 +57,7 @@ class BridgeBackend(HooksBackend):
             transformers.
     """
 
-    lacks = {
+    lacks: ClassVar[Mapping[str, str]] = {
         "gradients": "only the engine 'hooks' keeps a graph",
         "replay": "only the engine 'hooks' calls blocks by themselves",
     }

@@ -20,7 +20,7 @@ import importlib.metadata
 import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import beartype  # noqa: F401  - before nnsight, after whose changes it cannot be imported
 import nnsight
@@ -67,7 +67,7 @@ class NNsightBackend(HooksBackend):
         ModelError: It is not a decoder-only language model.
     """
 
-    lacks = {
+    lacks: ClassVar[Mapping[str, str]] = {
         "gradients": "only the engine 'hooks' keeps a graph",
         "replay": "only the engine 'hooks' calls blocks by themselves",
     }

@@ -108,8 +108,9 @@ def test_a_lag_comes_before_a_hijack_and_needs_every_condition() -> None:
     assert found.mode == failures.LAG
     assert "state 3 put in at state 1 turns LD to +2.00" in found.says
     assert mode(**lagging(ld=0.05)) == failures.HIJACK
-    # The context moves x from x_0 by 2 anyway: the shift has to free more than that.
-    assert mode(**lagging(control=0.05)) == failures.HIJACK
+    # The context moves x from x_0 by 2 anyway: the shift has to free as much again.
+    assert mode(**lagging(control=-1.95)) == failures.HIJACK
+    assert mode(**lagging(control=-2.05)) == failures.LAG
     # A subject that is read in time is only read twice.
     assert mode(**lagging(), subject_brings=np.array([0, 1.0, 0, 0])) == failures.HIJACK
 

@@ -91,7 +91,7 @@ def grid(
 
 def head_grid(*, groups: tuple[str, ...] = (), heads: tuple[int, ...] = (0, 1, 2)) -> PatchGrid:
     """Heads alone, or heads by span, a column for each."""
-    spans = [(i,) for i in range(len(groups))] or [(0, 1, 2, 3, 4)]
+    spans: list[tuple[int, ...]] = [(i,) for i in range(len(groups))] or [(0, 1, 2, 3, 4)]
     pairs = [(head, span) for head in heads for span in range(len(spans))]
     names = tuple(f"head {h}" + (f": {groups[s]}" if groups else "") for h, s in pairs)
     found = grid(names, ("rest",) * len(names), missing=())
@@ -459,11 +459,12 @@ def test_a_bare_map_is_numbered_and_must_have_two_axes() -> None:
 
 
 def test_nothing_of_the_result_is_changed() -> None:
-    for found, draw in (
+    drawn: tuple[tuple[Any, Any], ...] = (
         (grid(), plot.patch_grid),
         (head_grid(), plot.head_grid),
         (effects(), plot.effect_map),
-    ):
+    )
+    for found, draw in drawn:
         before = json.dumps(found.to_records(), default=str)
         fig = draw(found)
         named(fig, "cells").customdata[0][0] = 99.0

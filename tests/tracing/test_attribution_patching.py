@@ -39,7 +39,7 @@ def by_role(found: AttributionPatch, role: str) -> np.ndarray:
 
 @pytest.mark.parametrize("body", ["llama", "gpt2"])
 @pytest.mark.parametrize("site", ["resid_pre", "resid_post", "attn_out", "v", "z"])
-def test_where_the_answer_is_linear_in_the_site_the_estimate_is_exact(body: str, site: str) -> None:
+def test_where_the_answer_is_linear_in_the_site_the_estimate_is_exact(body: Any, site: str) -> None:
     """The planted route copies the cue's sense by values alone: no step of it bends."""
     planted = build(replace(RELAYED, body=body))
     found = dst.attribution_patch(
@@ -76,7 +76,7 @@ def test_a_saturated_softmax_has_no_gradient_and_is_recomputed() -> None:
     engine = engine_of(planted)
     lost = -planted.truth.total_effect
     assert abs(lost) == pytest.approx(3.0)
-    asked = {"donor": "substitute", "site": "q", "sample": None}
+    asked: dict[str, Any] = {"donor": "substitute", "site": "q", "sample": None}
     for by, column in (("role", "subject_1"), ("head", "head 0")):
         found = dst.attribution_patch(engine, planted.case, by=by, **asked)
         at = 1, found.columns.index(column)  # block 2

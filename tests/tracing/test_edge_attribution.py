@@ -41,7 +41,7 @@ def edges_of(found: EdgeScores) -> dict[tuple[str, str], float]:
 
 @METHODS
 @pytest.mark.parametrize("body", ["llama", "gpt2"])
-def test_where_everything_is_linear_the_scores_are_exact(method: str, body: str) -> None:
+def test_where_everything_is_linear_the_scores_are_exact(method: str, body: Any) -> None:
     planted = build(replace(RELAYED, body=body))
     engine = engine_of(planted)
     found = dst.edge_attribution(engine, planted.case, method=method, steps=3, sample=None)

@@ -44,7 +44,7 @@ def slope(engine: Any, site: Site, direction: torch.Tensor, size: float) -> floa
 @tiny.families()
 def test_a_gradient_is_the_slope_that_edited_runs_show(family: str) -> None:
     # With all experts chosen: where a router changes its choice the output jumps, without slope.
-    every = {"num_experts_per_tok": 4} if family.endswith("_moe") else {}
+    every: dict[str, Any] = {"num_experts_per_tok": 4} if family.endswith("_moe") else {}
     engine = tiny.backend(family, **every)
     kinds = [kind for kind in KINDS if kind != "pattern"]
     sites = [Site(layer, kind) for layer in (0, 2) for kind in kinds]

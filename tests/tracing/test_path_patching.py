@@ -61,7 +61,7 @@ def check_controls(found: PathEffects) -> None:
 
 @pytest.mark.parametrize("body", ["llama", "gpt2"])
 @pytest.mark.parametrize("rotated", [False, True])
-def test_the_contextual_route_is_found_edge_by_edge(body: str, rotated: bool) -> None:
+def test_the_contextual_route_is_found_edge_by_edge(body: Any, rotated: bool) -> None:
     planted = build(replace(RELAYED, body=body, rotated=rotated))
     found = dst.path_patch(engine_of(planted), planted.case, donor="swap", receivers=ALL)
     whole = planted.truth.ld["swap"] - planted.truth.ld["x"]
@@ -214,13 +214,14 @@ class Naive:
         with ExitStack() as hooks:
             put = hooks.callback
             for i, block in enumerate(self.blocks):
-                n = self.names(block)
+                n: Any = self.names(block)
                 put(block.register_forward_pre_hook(into((i, "pre")), with_kwargs=True).remove)
                 put(n["o"].register_forward_pre_hook(into((i, "z")), with_kwargs=True).remove)
                 put(n.get("post", n["attn"]).register_forward_hook(out((i, "attn"))).remove)
                 put(n["mlp_end"].register_forward_hook(out((i, "mlp"))).remove)
+            norm: Any = self.norm
             last = (len(self.blocks), "pre")
-            put(self.norm.register_forward_pre_hook(into(last), with_kwargs=True).remove)
+            put(norm.register_forward_pre_hook(into(last), with_kwargs=True).remove)
             self.model(torch.tensor([ids]))
         return seen
 
@@ -266,7 +267,7 @@ class Naive:
             if "post" in n:
                 new = n["mlp_end"](new)
             return self.run(n["mlp_end"], lambda x: new[0])
-        module = n.get(kind, n.get("qkv"))
+        module: Any = n.get(kind, n.get("qkv"))
         columns = self.columns(kind, int(head))
         new = module(n["n1"](pre[None]))[0]
 

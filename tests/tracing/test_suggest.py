@@ -340,7 +340,8 @@ def test_explain_says_what_was_inferred(model_of: Any) -> None:
     assert report.case.subject == "bass"
     assert report.pathways is not None
     assert report.pathways.total_effect.mean == pytest.approx(4, abs=1e-3)
-    assert np.isclose(report.suggestion.total_effect.mean, 4, atol=1e-3)
+    suggestion: Any = report.suggestion
+    assert np.isclose(suggestion.total_effect.mean, 4, atol=1e-3)
     told = " ".join(report.verdict)
     assert "Inferred by replacing words: the cue 'concert' (worth +4.00" in told
     assert "the subject 'bass' (brings -3.00" in told
