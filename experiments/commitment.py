@@ -10,11 +10,9 @@ rate on correct runs is its false alarm.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +20,7 @@ import plotly.graph_objects as go
 
 from dst.analysis.commitment import REPAIRS, breaks
 from dst.analysis.failures import MODES
-from dst.core.errors import DSTError
-from experiments.tables import markdown, measured, plain, share, write
+from experiments.tables import markdown, plain, rows_asked, share, write
 from experiments.two_pathways import grouped
 
 Row = Mapping[str, Any]
@@ -98,14 +95,7 @@ def figure(rows: Sequence[Row]) -> go.Figure:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    out = parser.parse_args().out
-    try:
-        rows = measured(out)
-    except DSTError as error:
-        print(error, file=sys.stderr)
-        return 2
+    out, rows = rows_asked(__doc__)
     failed = [row for row in rows if row["outcome"] == "hallucination"]
     right = [row for row in rows if row["outcome"] == "correct"]
     text = "\n".join(
@@ -135,7 +125,6 @@ def main() -> int:
         out, "commitment", text=text, figure=figure(rows), values=values, rows=rows,
         command="python -m experiments.commitment",
     )  # fmt: skip
-    print(text)
     return 0
 
 

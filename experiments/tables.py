@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import plotly.graph_objects as go
 
 import dst
 from dst.analysis.proportion import wilson
-from dst.core.errors import InputError
+from dst.core.errors import DSTError, InputError
 from dst.core.files import write_text_atomic
 from dst.models.identity import versions
 
@@ -31,6 +33,27 @@ def measured(out: Path) -> list[dict[str, Any]]:
             f"{out} holds no rows", do=f"Run python -m experiments.zoo_rows --out {out} first"
         )
     return rows
+
+
+def rows_asked(description: str) -> tuple[Path, list[dict[str, Any]]]:
+    """The folder that the command line names, and its rows; without any, exit 2 with a sentence."""
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
+    out: Path = parser.parse_args().out
+    try:
+        return out, measured(out)
+    except DSTError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def finite(value: Any) -> Any:
+    """Plain data with None for NaN: JSON has no NaN."""
+    if isinstance(value, Mapping):
+        return {name: finite(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def share(count: int, n: int) -> str:
@@ -62,7 +85,7 @@ def write(
     rows: Sequence[Mapping[str, Any]],
     command: str,
 ) -> None:
-    """`name`.md, `name`.html and `name`.json in a folder."""
+    """`name`.md, `name`.html and `name`.json in a folder, the text printed as well."""
     provenance = {
         "command": command,
         "versions": versions(),
@@ -74,7 +97,9 @@ def write(
     write_text_atomic(out / f"{name}.md", text)
     write_text_atomic(
         out / f"{name}.json",
-        json.dumps({"values": values, "provenance": provenance}, indent=1) + "\n",
+        json.dumps({"values": finite(values), "provenance": provenance}, indent=1, allow_nan=False)
+        + "\n",
     )
     page = figure.to_html(include_plotlyjs=True, full_html=True)
     write_text_atomic(out / f"{name}.html", page)
+    print(text)

@@ -10,20 +10,17 @@ have no arrival: they are counted, not filled in.
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
 from dst.analysis.effects import mean_effect
-from dst.core.errors import DSTError
 from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL
-from experiments.tables import markdown, measured, plain, share, write
+from experiments.tables import markdown, plain, rows_asked, share, write
 
 FLOWS = ("associative", "contextual")
 
@@ -134,14 +131,7 @@ def figure(rows: Sequence[Mapping[str, Any]]) -> go.Figure:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    out = parser.parse_args().out
-    try:
-        rows = measured(out)
-    except DSTError as error:
-        print(error, file=sys.stderr)
-        return 2
+    out, rows = rows_asked(__doc__)
     by = {key: grouped(rows, key) for key in ("checkpoint", "kind", "outcome")}
     by["checkpoint and outcome"] = {
         f"{name}, {outcome}": some
@@ -152,22 +142,14 @@ def main() -> int:
         table(title, groups) for title, groups in by.items()
     )
     values = {
-        title: {name: _finite(summary(some)) for name, some in groups.items()}
+        title: {name: summary(some) for name, some in groups.items()}
         for title, groups in by.items()
     }
     write(
         out, "two_pathways", text=text, figure=figure(rows), values=values, rows=rows,
         command="python -m experiments.two_pathways",
     )  # fmt: skip
-    print(text)
     return 0
-
-
-def _finite(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and math.isnan(value) else value
-        for name, value in found.items()
-    }
 
 
 if __name__ == "__main__":

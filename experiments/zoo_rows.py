@@ -22,24 +22,22 @@ import torch
 import dst
 from dst.core.case import Case
 from dst.core.errors import DSTError
-from dst.core.results import Mark
+from dst.core.results import Markers
 from dst.models.backend import Backend
 from dst.studies.explain import outcome_of
 from dst.studies.failure import failure
 from dst.studies.measure import coherence, markers, measure
 from dst.testbed import world, zoo
+from dst.testbed.card import WITH_CUE
 from dst.tracing.progress import progress
-
-KINDS = ("plain", "far", "prime", "binding", "shift", "memory", "stereotype")
-"""Kinds with a cue: without one there is no context to trace."""
 
 DEFAULT = "default"
 """The name of the embedded model among the checkpoints."""
 
 
 def cases(per_kind: int, seed: int) -> list[Case]:
-    """The test split's minority-sense cases, as many of each kind."""
-    return world.cases("test", n=per_kind * len(KINDS), seed=seed, kinds=KINDS)
+    """The test split's minority-sense cases, as many of each kind that has a cue."""
+    return world.cases("test", n=per_kind * len(WITH_CUE), seed=seed, kinds=WITH_CUE)
 
 
 def row_of(model: Backend, case: Case, seed: int) -> dict[str, Any]:
@@ -65,7 +63,7 @@ def row_of(model: Backend, case: Case, seed: int) -> dict[str, Any]:
     }
     for flow in ("contextual", "associative"):
         for name in ("arrival", "handover"):
-            found = _mark(paths.marks, name, f"{flow} flow at answer")
+            found = Markers(paths.marks).get(name, f"{flow} flow at answer")
             row[f"{flow}_{name}"] = _number(found.state)
     for mark in fixes.commitments:
         name = mark.definition.removeprefix("causal, ")
@@ -77,7 +75,7 @@ def row_of(model: Backend, case: Case, seed: int) -> dict[str, Any]:
         f"{mark.name} ({mark.definition})": _number(mark.state)
         for mark in markers(model, case, measured=run, score=score).marks
     }
-    mode = failure(model, case, paths=paths, seed=seed, show_progress=False)
+    mode = failure(model, case, paths=paths, fixes=fixes, seed=seed, show_progress=False)
     row |= {
         "failure": mode.mode,
         "rule": mode.rule,
@@ -85,10 +83,6 @@ def row_of(model: Backend, case: Case, seed: int) -> dict[str, Any]:
         "findings": {finding.name: finding.holds for finding in mode.findings},
     }
     return row
-
-
-def _mark(marks: Sequence[Mark], name: str, definition: str) -> Mark:
-    return next(mark for mark in marks if (mark.name, mark.definition) == (name, definition))
 
 
 def _number(value: float) -> float | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,19 @@ def contrast(
     return np.logaddexp.reduce(wide[..., list(plus)], axis=-1) - np.logaddexp.reduce(
         wide[..., list(minus)], axis=-1
     )
+
+
+def outcome(token: int, plus: Collection[int], minus: Collection[int]) -> str:
+    """``correct``, ``hallucination`` or ``neither``: whose form the greedy token begins.
+
+    Args:
+        token: The likeliest token at i*.
+        plus: First tokens of the contextual forms (A+).
+        minus: First tokens of the associative forms (A-).
+
+    Source: METHOD 8.
+    """
+    return "correct" if token in plus else "hallucination" if token in minus else "neither"
 
 
 def entropy(log_prob: Float[np.ndarray, "*rows vocab"]) -> Float[np.ndarray, "*rows"]:

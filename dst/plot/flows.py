@@ -6,9 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dst.core.results import Pathways
+from dst.plot.grids import colours
 from dst.plot.marks import add_marks, marks_height
 from dst.plot.panels import LINE, add_band, add_heading, stacked, value_axis
-from dst.plot.role_map import Flow, add_map, colours, flow_value, flows_of, map_heading
+from dst.plot.role_map import Flow, add_map, flow_value, flows_of, map_heading
 from dst.plot.text import number, state_name
 from dst.plot.theme import AXIS, figure, marker_size, state_axis, value_range
 
@@ -47,7 +48,10 @@ def pathways(paths: Pathways) -> go.Figure:
         xaxis=state_axis(n_states) | {"anchor": "y2" if marks else "y"},
         yaxis=value_axis(domains[0], span, "insertion at i* (logits)"),
         xaxis2=state_axis(n_states) | {"anchor": "y4"},
-        coloraxis=colours(flows),
+        coloraxis=colours(
+            np.stack([flow.removal.mean(axis=0) for flow in flows]),
+            "removal in logits: toward A− | toward A+",
+        ),
     )
     if marks:
         add_marks(fig, marks, x="x", y="y2", domain=domains[1], bands=False)

@@ -113,30 +113,6 @@ def add_map(
     )
 
 
-def colours(flows: tuple[Flow, Flow]) -> dict[str, object]:
-    """One diverging scale for both maps, from the template, with its middle at zero."""
-    largest = max(float(np.abs(flow.removal.mean(axis=0)).max()) for flow in flows) or 1.0
-    return {
-        "autocolorscale": True,
-        "cmin": -largest,
-        "cmax": largest,
-        "colorbar": {
-            "orientation": "h",
-            "title": {"text": "removal in logits: toward A− | toward A+", "side": "bottom"},
-            "x": 0,
-            "xanchor": "left",
-            "xref": "paper",
-            "len": 1,
-            "y": 0,
-            "yref": "container",
-            "yanchor": "bottom",
-            "thickness": 8,
-            "ypad": 4,
-            "xpad": 0,
-        },
-    }
-
-
 def map_heading(flow: Flow, paths: Pathways) -> list[str]:
     """What the map shows, and what must be known to read it."""
     kept = {"contextual": "made neutral", "associative": "made that of an unrelated subject"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from dst.analysis import readout
 from dst.core.case import Case
 from dst.core.results import NOT_GIVEN, LensReadout, Report, Trace
 from dst.models.backend import Backend
@@ -66,7 +67,7 @@ def explain(
     opening, *account = verdict(case, seen, lens, marks, outcome, run.paths, run.fixes)
     mode = None
     if run.paths is not None and outcome != "correct":
-        mode = failure(model, case, paths=run.paths, draws=draws, seed=seed)
+        mode = failure(model, case, paths=run.paths, fixes=run.fixes, draws=draws, seed=seed)
         account.append(mode.says)
     return Report(
         case=case,
@@ -91,9 +92,7 @@ def explain(
 
 def outcome_of(seen: Trace, greedy: int) -> str:
     """``hallucination``, ``correct`` or ``neither``: whose form the greedy token is (METHOD 8)."""
-    if greedy in seen.associative_ids:
-        return "hallucination"
-    return "correct" if greedy in seen.contextual_ids else "neither"
+    return readout.outcome(greedy, seen.contextual_ids.tolist(), seen.associative_ids.tolist())
 
 
 def _notes(model: Backend, case: Case, seen: Trace) -> tuple[str, ...]:

@@ -100,11 +100,7 @@ def _when(paths: Pathways) -> Iterator[str]:
     """When each flow was at the answer position."""
     n_layers = len(paths.redundant) - 1
     at = {
-        flow: next(
-            m
-            for m in paths.marks
-            if (m.name, m.definition) == ("arrival", f"{flow} flow at answer")
-        )
+        flow: Markers(paths.marks).get("arrival", f"{flow} flow at answer")
         for flow in ("associative", "contextual")
     }
     there = {flow: mark for flow, mark in at.items() if not math.isnan(mark.state)}

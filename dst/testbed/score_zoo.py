@@ -26,11 +26,9 @@ from dst.models.backend import Backend
 from dst.studies.explain import outcome_of
 from dst.studies.measure import coherence, measure
 from dst.testbed import world, zoo
+from dst.testbed.card import WITH_CUE
 from dst.tracing.attribution_patching import attribution_patch
 from dst.tracing.progress import progress
-
-KINDS = ("plain", "far", "prime", "binding", "shift", "memory", "stereotype")
-"""Kinds with a cue: without one no context is to be measured."""
 
 DEPTH = 0.75
 """Scores are read at this share of depth: at the last state some of them are the output itself."""
@@ -127,7 +125,7 @@ def score_zoo(
     chosen = tuple(names) or tuple(zoo.names())
     for name in chosen:
         zoo.folder(name)
-    cases = world.cases("test", n=per_kind * len(KINDS), seed=seed, kinds=KINDS)
+    cases = world.cases("test", n=per_kind * len(WITH_CUE), seed=seed, kinds=WITH_CUE)
     rows: list[_Row] = []
     failures: list[str] = []
     with progress("zoo", len(chosen) * len(cases), unit="case", show=show_progress) as tick:

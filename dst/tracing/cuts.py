@@ -67,6 +67,18 @@ def cut_effects(model: Backend, case: Case, *, seed: int = 0) -> CutEffects:
     )
 
 
+def cut_off(model: Backend, ready: Prepared, keys: Sequence[int]) -> float:
+    """LD(x) - LD(x with every later position cut off from some keys in every block), in logits.
+
+    NaN without keys. Source: METHOD 2b'.
+
+    Raises:
+        InterventionError: A query would be left without keys.
+    """
+    plan = _Plan(tuple(range(model.spec.n_layers)), tuple(keys))
+    return float(_effects(model, ready, [plan])[0])
+
+
 class _Plan(NamedTuple):
     """One cut run: the blocks in which later positions stop reading some keys."""
 

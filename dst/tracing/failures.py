@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
 from dst.analysis.failures import separation
+from dst.analysis.readout import outcome
 from dst.core.case import Case
 from dst.core.errors import CaseError
 from dst.core.failure_results import FailureEvidence
-from dst.core.results import Pathways
+from dst.core.results import Pathways, Repairs
 from dst.models.backend import Backend
-from dst.tracing.cuts import cut_effects
+from dst.tracing.commitment import repairs
+from dst.tracing.cuts import cut_off
 from dst.tracing.pathways import pathways
 from dst.tracing.prepare import DRAWS, Prepared, prepare
 from dst.tracing.progress import progress
@@ -32,6 +35,7 @@ def failure_evidence(
     case: Case,
     *,
     paths: Pathways | None = None,
+    fixes: Repairs | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     show_progress: bool = True,
@@ -43,13 +47,14 @@ def failure_evidence(
     * Another subject: the subject's states of x_0,sub put into x from the embedding on.
     * Separation: distance between x and x_swap (x_0 where no swap is given) at subject,
       relays and answer, beside that of pairs of neutral draws.
-    * De-priming at every state, and a random direction of the same norms instead.
+    * De-priming at every state (`dst.repairs`), and a random direction of the same norms instead.
     * What cutting the cue off changes, and LD of the clean variants.
 
     Args:
         model: The model.
         case: The case; variants that it lacks are drawn.
         paths: Its two flows, if they were measured already.
+        fixes: Its repairs, likewise.
         draws: How many variants to draw.
         seed: Seed of the draws and of the random directions.
         show_progress: Draw a line with the time left on the error stream after two seconds.
@@ -64,12 +69,15 @@ def failure_evidence(
             do="Give the word that carries the association",
             field="subject",
         )
-    paths = pathways(model, case, draws=draws, seed=seed) if paths is None else paths
+    how: dict[str, Any] = {"draws": draws, "seed": seed, "show_progress": show_progress}
+    paths = pathways(model, case, **how) if paths is None else paths
+    fixes = repairs(model, case, **how) if fixes is None else fixes
+    de_prime = fixes.names.index("de-prime")
     run = ready.record(model, [ready.x])
     zero = ready.record(model, ready.variants.neutral)
     both = ready.record(model, ready.variants.neutral_substitute)
     n, n_layers = len(both), model.spec.n_layers
-    cells = (n_layers + 1) * (n_layers * (1 + len(zero)) + 3 * n + RANDOM_ROUTES)
+    cells = (n_layers + 1) * (n_layers * (1 + len(zero)) + n + RANDOM_ROUTES)
     with progress("failure modes", cells, show=show_progress) as tick:
         subject = ready.tokenized.positions_of("subject")
         back = _back_patched(model, ready, run, subject, tick)
@@ -80,8 +88,6 @@ def failure_evidence(
         )
         away = both.states - paired.states
         known = torch.minimum(paired.places, both.places)
-        freed = _sources_moved(model, ready, many, away, known, tick).mean(axis=0)
-        freed_control = _sources_moved(model, ready, paired, away, known, tick).mean(axis=0)
         pick = [i % n for i in range(RANDOM_ROUTES)]
         random = _random_like(away.cpu()[:, _rows(both, pick)], seed).to(away.device)
         base, places = many.take(pick), known[_rows(both, pick)]
@@ -91,9 +97,9 @@ def failure_evidence(
         other, name = ready.record(model, ready.variants.swap), "swap"
     apart, threshold = _separation(ready, run, other, zero)
     clean, clean_outcomes = _clean(model, ready)
-    knocked, notes = _cue_knockout(model, case, seed)
+    knocked, notes = _cue_knockout(model, ready)
     return FailureEvidence(
-        outcome=_outcome(ready, model.run([ready.x.ids], logits_at=[-1]).last_logits)[0],
+        outcome=_outcomes(ready, model.run([ready.x.ids], logits_at=[-1]).last_logits)[0],
         contrast=float(run.contrast[0]),
         clean_contrasts=clean,
         clean_outcomes=clean_outcomes,
@@ -109,8 +115,8 @@ def failure_evidence(
         separated_from=name,
         separation=apart,
         separation_threshold=threshold,
-        de_primed=freed,
-        de_primed_control=freed_control,
+        de_primed=fixes.patched[de_prime],
+        de_primed_control=fixes.control[de_prime],
         random_route=route,
         notes=notes,
         provenance=model.provenance(seed=seed, draws=draws),
@@ -196,24 +202,21 @@ def _clean(model: Backend, ready: Prepared) -> tuple[Float[np.ndarray, " clean"]
     if not rows:
         return np.zeros(0), ()
     logits = model.run(rows, logits_at=[-1]).last_logits
-    return ready.metric(logits), _outcome(ready, logits)
+    return ready.metric(logits), _outcomes(ready, logits)
 
 
-def _outcome(ready: Prepared, logits: torch.Tensor) -> tuple[str, ...]:
+def _outcomes(ready: Prepared, logits: torch.Tensor) -> tuple[str, ...]:
     """Whose form the greedy token of each row is."""
     plus, minus = ready.metric.plus, ready.metric.minus
-    return tuple(
-        "correct" if token in plus else "hallucination" if token in minus else "neither"
-        for token in logits.argmax(-1).tolist()
-    )
+    return tuple(outcome(token, plus, minus) for token in logits.argmax(-1).tolist())
 
 
-def _cue_knockout(model: Backend, case: Case, seed: int) -> tuple[float, tuple[str, ...]]:
+def _cue_knockout(model: Backend, ready: Prepared) -> tuple[float, tuple[str, ...]]:
     """LD lost when all later tokens stop reading the cue, NaN and why where it cannot be cut."""
     if "cuts" not in model.can:
         why = model.cannot.get("cuts", "the engine does not offer it")
         return float("nan"), (f"The cue was not cut off: {why}.",)
-    effects = cut_effects(model, case, seed=seed)
-    if "cue" not in effects.sources:
+    cue = ready.tokenized.positions_of("cue")
+    if not cue:
         return float("nan"), ("The cue was not cut off: the case names no cue.",)
-    return float(effects.all_layers[effects.sources.index("cue")]), ()
+    return cut_off(model, ready, cue), ()

@@ -17,7 +17,8 @@ from dst.models.backend import Backend
 from dst.models.variants import Row
 from dst.tracing.donors import Donor, donor_rows
 from dst.tracing.prepare import DRAWS, Prepared, prepare
-from dst.tracing.replay import Base, Cell, CellRuns, record_base, run_cells
+from dst.tracing.replay import Base, Cell, CellRuns, run_cells
+from dst.tracing.runs import record_runs
 
 SELF_PATCHES = 8
 """Cells whose own states are put back, as a control."""
@@ -135,10 +136,8 @@ def make_pair(model: Backend, case: Case, donor: Donor, *, draw: int = 0, seed: 
 
 def record_both(model: Backend, pair: Pair, sites: Sequence[Site]) -> Both:
     """Run base and donor in one batch and keep some sites of both."""
-    rows = [pair.ids, pair.donor.ids]
-    base = record_base(model, rows)
-    run = model.run(rows, capture=sites, logits_at=[-1])
-    own = {site: run.states[site][0, : len(pair.ids)] for site in sites}
-    theirs = {site: pair.aligned(own[site], run.states[site][1]) for site in sites}
-    ld, donor_ld = pair.contrast(base.logits[:, -1, list(pair.tokens)]).tolist()
-    return Both(pair, base, own, theirs, ld, donor_ld)
+    runs = record_runs(model, pair.ready, [pair.ready.x, pair.donor], sites)
+    own = {site: runs.states[site][0, : len(pair.ids)] for site in sites}
+    theirs = {site: pair.aligned(own[site], runs.states[site][1]) for site in sites}
+    ld, donor_ld = pair.contrast(runs.logits[:, list(pair.tokens)]).tolist()
+    return Both(pair, runs.base, own, theirs, ld, donor_ld)

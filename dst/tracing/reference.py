@@ -16,6 +16,7 @@ import numpy as np
 
 from dst.analysis.markers import NEEDS_CORRECT_RUNS
 from dst.analysis.readout import contrast
+from dst.analysis.readout import outcome as outcome_of
 from dst.core.case import Case
 from dst.core.errors import InputError, ResultError, TokenError
 from dst.core.lens_results import LOGIT_LENS, TUNED_LENS, ReferenceRuns, TunedLens
@@ -281,9 +282,8 @@ def _read(
                 yield case, f"left out: {why}", np.empty(0)
                 continue
             plus, minus = found.contextual_ids, found.associative_ids
-            outcome = "hallucination" if greedy[row] in minus else "neither"
             margin = [[contrast(at[row], plus, minus) for at in states_] for states_ in read]
-            yield case, CORRECT if greedy[row] in plus else outcome, np.array(margin)
+            yield case, outcome_of(greedy[row], plus, minus), np.array(margin)
             row += 1
         tick(len(batch))
 
