@@ -28,6 +28,9 @@ from dst.analysis.flows import HALF, LEAST_FLOOR, estimate
 LEVEL = 0.05
 """Rate at which a word that is like any neutral word is suggested all the same."""
 
+QUARTER = 0.25
+"""Least share |P| of a subject's Q that makes it one that brings the associative answer."""
+
 Draws = Float[np.ndarray, "word draw"]
 """An effect per word and draw, in logits; NaN after a word's last draw."""
 
@@ -109,12 +112,7 @@ def choose(
         sure: It is known that there is such a word: the mean over draws has only to be above 0
             (Student's t at the same level), not above what neutral words differ by.
     """
-    found = []
-    for i, row in enumerate(effect):
-        n = len(known(row))
-        reached = excess(row) * (math.sqrt(n + 1) if sure else 1.0)  # mean / (s / sqrt(K)) if sure
-        if among[i] and reached >= threshold(n, tried, level):  # NaN is not
-            found.append(i)
+    found = _standing_out(effect, among, tried, level, sure)
     if not found:
         return NONE
     bounds = {i: estimate(known(effect[i])) for i in found}
@@ -127,16 +125,30 @@ def choose(
     return Choice(first, tuple(rest))
 
 
+def _standing_out(
+    effect: Draws, among: Sequence[bool], tried: int, level: float, sure: bool
+) -> list[int]:
+    """The words that reach the threshold; with ``sure`` those whose mean draws tell from 0."""
+    found = []
+    for i, row in enumerate(effect):
+        n = len(known(row))
+        reached = excess(row) * (math.sqrt(n + 1) if sure else 1.0)  # mean / (s / sqrt(K)) if sure
+        if among[i] and reached >= threshold(n, tried, level):  # NaN is not
+            found.append(i)
+    return found
+
+
 class Pair(NamedTuple):
     """Cue and subject by their index, -1 for none.
 
     ``kind`` is ``conflict`` (the subject brings A-), ``agreement`` (it does not, and the two
-    work on each other: the one that is named last is the subject), or "" without a subject.
+    work on each other: the one that is named last is the subject), ``asked`` (the subject is
+    what the prompt asks about, and draws tell nothing of it from 0), or "" without a subject.
     """
 
     cue: int
     subject: Choice
-    kind: Literal["conflict", "agreement", ""]
+    kind: Literal["conflict", "agreement", "asked", ""]
 
 
 def choose_subject(
@@ -148,6 +160,7 @@ def choose_subject(
     mentions: Sequence[int],
     among: Sequence[bool],
     *,
+    asked: Sequence[bool],
     tried: int,
     fixed: bool = False,
     level: float = LEVEL,
@@ -158,10 +171,12 @@ def choose_subject(
 
         Q(w | c) = I(w | c) + |P(w | c)|        (the sign is that of the mean over draws)
 
-    The word with the largest Q that draws tell from 0 is taken, of those that bring something
-    (a relay of the cue does not: the interval of its P is within the floor). One with at least
-    half of that Q is preferred if it brings the associative answer by itself: P < 0, and |P|
-    half of its Q or more; unless it is named earlier and less often than the other, as what
+    Where the prompt asks about words, the subject is one of them: those whose Q draws tell from
+    0, and if there is none the one with the largest Q (``asked``). Else it is a word whose Q
+    draws tell from 0 and that brings something (a relay of the cue does not: the interval of its
+    P is within the floor). Of these the one with the largest Q is taken. One with at least
+    half of that Q is preferred if it brings the associative answer by itself: P < 0, and |P| a
+    quarter of its Q or more (a third of what of the cue is lost with it); unless it is named earlier and less often than the other, as what
     points to the other answer elsewhere in the prompt is. If P of the word is below 0, beyond
     its interval, it is the subject. Otherwise LD does not tell which of the two is the cue,
     and the one that is named last before the answer is taken as the subject.
@@ -174,26 +189,35 @@ def choose_subject(
         last: Last position of each word.
         mentions: How often each word is named.
         among: Whether each word may be the subject.
+        asked: Whether the prompt asks about each word: the sentence that the answer completes
+            names it, and another one does.
         tried: Words in the test.
         fixed: The cue was given, so that it cannot turn out to be the subject.
         level: Rate at which a word like any neutral word is chosen all the same.
     """
     means = np.array([mean(row) for row in own])
     q = necessity - own + own * np.sign(means)[:, None]
-    among = [may and _brings_something(row) for may, row in zip(among, own, strict=True)]
+    may_be = among
+    among = [may and _brings_something(row) for may, row in zip(may_be, own, strict=True)]
 
     def pick(effect: Draws, may: Sequence[bool]) -> Choice:
         return choose(effect, first, may, tried=tried, level=level, sure=True)
 
+    size = np.array([mean(row) for row in q])
+    asked = [may and is_asked for may, is_asked in zip(may_be, asked, strict=True)]
+    if any(asked):
+        told = _standing_out(q, asked, tried, level, sure=True)
+        if not told:
+            return Pair(cue, Choice(max(np.flatnonzero(asked), key=lambda i: size[i])), "asked")
+        among = [i in told for i in range(len(own))]
     best = pick(q, among)
     if best.word < 0:
         return Pair(cue, NONE, "")
-    size = np.array([mean(row) for row in q])
     brings = [
         bool(
             among[i]
             and means[i] < 0
-            and -means[i] >= HALF * size[i]
+            and -means[i] >= QUARTER * size[i]
             and size[i] >= HALF * size[best.word]
             and not (last[i] < last[best.word] and mentions[i] < mentions[best.word])
         )

@@ -68,7 +68,8 @@ class Suggestion(Result):
         subject_reason: Why there is no subject, or that it was given; "" where it is inferred.
         cue_reason: Likewise for the cue.
         kind: ``conflict`` (the subject brings the associative answer), ``agreement`` (both bring
-            the contextual one: only their order in the prompt tells them apart), or "".
+            the contextual one: only their order in the prompt tells them apart), ``asked`` (what
+            the prompt asks about; draws do not tell its effect from 0), or "".
         masked_by: A word that hides the cue: only once it is replaced too does the cue's
             replacement move LD; "" where the cue counts in the prompt as it stands.
         contrast: LD(x), in logits.

@@ -8,6 +8,11 @@ from dst.core.suggestion import Alternative, Suggestion
 from dst.models.backend import Backend
 from dst.tracing.suggest import suggest
 
+_UNSURE = {
+    "agreement": "; told from the cue only by being named last",
+    "asked": "; it is what the prompt asks about, and draws tell no effect of it from 0",
+}
+
 
 def with_suggestion(
     model: Backend, case: Case, *, seed: int = 0
@@ -66,7 +71,7 @@ def _sentences(found: Suggestion) -> list[str]:
         parts.append(f"the cue {words} (worth {worth} logits here{hidden})")
     if "subject" in found.inferred:
         how = f" {found.prior} by itself" if found.cue else f" {found.prior} here"
-        unsure = "; told from the cue only by being named last" if found.kind == "agreement" else ""
+        unsure = _UNSURE.get(found.kind, "")
         parts.append(f"the subject {found.subject!r} (brings{how}{unsure})")
     if not parts:
         return []

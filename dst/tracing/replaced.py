@@ -130,8 +130,16 @@ class ReplacedWords:
         return list(self.contrasts(rows).reshape(len(units), -1))
 
     def singles(self) -> list[tuple[str, ...]]:
-        """The words to try one by one: whole words, no stop words, no answers."""
-        answers = _words(" ".join(self._answers))
+        """The words to try one by one: whole words, no stop words.
+
+        Words of the answers only where one side alone is named: there the context may state the
+        answer. Where both are named they are the choice that is asked about.
+        """
+        said = _words(" ".join(self.texts))
+        sides = [
+            _words(" ".join(side)) for side in (self.case.contextual, self.case.associative)
+        ]
+        answers = set.union(*sides) if all(side & said for side in sides) else set()
         found: dict[str, str] = {}
         for text in self.texts:
             for word in re.findall(r"\w+", text):
@@ -150,10 +158,17 @@ class ReplacedWords:
                 found.append(tuple(own))
         return found
 
-    def at_the_end(self, words: Sequence[str]) -> bool:
-        """Whether all of ``words`` are named in the last two sentences before the answer."""
+    def before_the_answer(self, words: Sequence[str]) -> int:
+        """How many sentences before the answer all of ``words`` are named last; 0: in its own.
+
+        Their number where they are not named: before all that is.
+        """
         parts = [s for s in re.split(r"[.!?\n]+", "\n".join(self.texts)) if s.strip()]
-        return all(mentions("\n".join(parts[-2:]), word) for word in words)
+        last = [
+            max((i for i, part in enumerate(parts) if mentions(part, word)), default=-1)
+            for word in words
+        ]
+        return len(parts) - 1 - min(last, default=-1)
 
     def positions(self, spans: Sequence[str]) -> tuple[int, ...]:
         """The tokens of every mention in what the user or the reply wrote."""

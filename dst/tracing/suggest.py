@@ -198,11 +198,20 @@ class _Search:
         if cue < 0 or self.cue_given or self.masked_by >= 0 or self.words.run.lacks_twin:
             return False
         unit = self.units[cue]
-        return unit.mentions > 1 and self.words.at_the_end(unit.words)
+        return unit.mentions > 1 and self.words.before_the_answer(unit.words) < 2
+
+    def _is_asked(self, unit: Unit) -> bool:
+        """Whether the sentence that the answer completes names it again."""
+        return unit.mentions > 1 and self.words.before_the_answer(unit.words) == 0
 
     def _find_cue(self) -> Choice:
-        """A word; a word that counts once another is gone; the words of a sentence."""
-        found = self._choose_alone(1.0)
+        """A word; a word that counts once another is gone; the words of a sentence.
+
+        What the prompt asks about comes last: it may bring the answer too, and is no context.
+        """
+        found = self._choose_alone(1.0, asked=False)
+        if found.word < 0:
+            found = self._choose_alone(1.0)
         if found.word < 0:
             against = self._choose_alone(-1.0).word
             if against >= 0:
@@ -243,10 +252,10 @@ class _Search:
             self.units[i] = unit
         return chosen
 
-    def _choose_alone(self, sign: float) -> Choice:
+    def _choose_alone(self, sign: float, *, asked: bool = True) -> Choice:
         """The unit whose own replacement moves LD one way: for a subject, one word."""
         may = [
-            free and (sign > 0 or len(unit.words) == 1)
+            free and (sign > 0 or len(unit.words) == 1) and (asked or not self._is_asked(unit))
             for unit, free in zip(self.units, self.free, strict=True)
         ]
         last = self._deepen(
@@ -261,14 +270,19 @@ class _Search:
         tried = self._others(cue)
         self._pair_up(cue, tried, SCREEN)
         aligned, own = self._aligned(cue), self._own(cue)
+        asked = [i in tried and self._is_asked(unit) for i, unit in enumerate(self.units)]
         last = self._deepen(
-            [i for i in tried if any(map(promising, (aligned[i] - own[i], own[i], -own[i])))]
+            [
+                i
+                for i in tried
+                if asked[i] or any(map(promising, (aligned[i] - own[i], own[i], -own[i])))
+            ]
         )
         self._pair_up(cue, last)
         may = [i in last for i in range(len(self.units))]
         pair = choose_subject(
             self._aligned(cue), self._own(cue), cue, self._first, self._last, self._mentions, may,
-            tried=len(tried), fixed=self.cue_given, level=self.level,
+            asked=asked, tried=len(tried), fixed=self.cue_given, level=self.level,
         )  # fmt: skip
         if pair.cue != cue:
             self._pair_up(pair.cue, [cue])

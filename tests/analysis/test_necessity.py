@@ -95,13 +95,14 @@ def pair(
     first: Sequence[int] = (0, 1, 2, 3),
     last: Sequence[int] | None = None,
     mentions: Sequence[int] | None = None,
+    asked: Sequence[int] = (),
     fixed: bool = False,
 ) -> Any:
     n = len(own)
     own = np.where(np.arange(n)[:, None] == 0, np.nan, own)  # word 0 is the cue
     return choose_subject(
         necessity, own, 0, first[:n], (last or first)[:n], (mentions or [1] * n)[:n],
-        [False] + [True] * (n - 1), tried=n - 1, fixed=fixed,
+        [False] + [True] * (n - 1), asked=[i in asked for i in range(n)], tried=n - 1, fixed=fixed,
     )  # fmt: skip
 
 
@@ -130,6 +131,21 @@ def test_what_points_the_other_way_elsewhere_is_no_subject() -> None:
     found = pair(necessity, own, last=[2, 1, 9], mentions=[1, 1, 3])
     assert found.subject.word == 2
     assert pair(necessity, own, last=[2, 1, 9], mentions=[1, 3, 3]).subject.word == 1
+
+
+def test_what_the_prompt_asks_about_is_the_subject() -> None:
+    """Word 1 brings more (-3), word 2 less (-1): asked about it is the subject, conflict or not."""
+    necessity, own = table(5, -3, 0.5), table(0, -3, -1)
+    assert pair(necessity, own).subject.word == 1
+    found = pair(necessity, own, asked=[2])
+    assert (found.subject.word, found.kind) == (2, "conflict")
+
+
+def test_what_is_asked_about_is_the_subject_though_draws_do_not_tell_it_from_zero() -> None:
+    noise = np.array([0.5, -0.5, 0.4, -0.4])
+    necessity = np.array([[5.0] * 4, [-3.0] * 4, noise])
+    found = pair(necessity, np.array([[0.0] * 4, [-3.0] * 4, noise / 2]), asked=[2])
+    assert (found.cue, found.subject.word, found.kind) == (0, 2, "asked")
 
 
 def test_without_conflict_the_one_named_last_is_the_subject() -> None:

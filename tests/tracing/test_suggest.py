@@ -211,14 +211,22 @@ def words_of(found: Any) -> set[str]:
     return {*tried, *(word for word in not_tried if " " not in word)}
 
 
-def test_whole_words_are_tried_and_no_stop_word_and_no_answer() -> None:
+def test_whole_words_are_tried_and_no_stop_word_and_neither_answer_of_a_choice() -> None:
     model = tiny.backend("llama")
     case = Case(
-        prompt="Anna's bassoon is at the lake. Which fish is it? It is a",
+        prompt="Anna's bassoon is at the lake. Is it a fish or a guitar? It is a",
         contextual="fish",
         associative="guitar",
     )
     assert words_of(suggest(model, case)) == {"Anna", "bassoon", "lake"}
+
+
+def test_an_answer_that_the_context_states_alone_is_tried() -> None:
+    model = tiny.backend("llama")
+    case = Case(
+        prompt="Anna's lake has moved to Paris. It is in", contextual="Paris", associative="Rome"
+    )
+    assert "Paris" in words_of(suggest(model, case))
 
 
 def test_a_word_of_many_tokens_is_replaced_by_as_many() -> None:
