@@ -1,0 +1,1 @@
+"""Public benchmarks to cases: one module per family, each saying what it derives and leaves out."""
