@@ -71,7 +71,7 @@ def cross_patch(
     require(model, "edits")
     ready = prepare(model, case, draws=0, seed=seed)
     n_layers = model.spec.n_layers
-    ids, there = _source(model, source, source_at)
+    ids, there = source_tokens(model, source, source_at)
     here = positions_of(ready.tokenized, at)
     if len(there) not in (1, len(here)):
         raise InterventionError(
@@ -223,10 +223,15 @@ def _columns(
     return {Column(name.format(l), positions): l for l in layers_of(layers, 1, n_layers)}
 
 
-def _source(
+def source_tokens(
     model: Backend, source: str | Case, span: str | Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Ids of another prompt, and the positions of a span in it."""
+    """Ids of another prompt, and the positions of a span in it.
+
+    Raises:
+        TokenError: The tokenizer does not know a word of it.
+        InterventionError: The span is not in it.
+    """
     if isinstance(source, Case):
         other = tokenize_case(model.tokenizer, source)
         return other.ids, positions_of(other, span)
