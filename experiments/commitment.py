@@ -1,6 +1,6 @@
 """Where a hallucination is committed, what repairs it, and how it fails, by the kind of case.
 
-    python -m experiments.commitment --out experiments/out
+    python -m experiments.commitment
 
 Per kind: the share of hallucinations that each repair brings back at some state (a repair works
 only where the same repair of a neutral run does not), where the commitment sits, and the failure
@@ -28,16 +28,16 @@ Row = Mapping[str, Any]
 
 def repaired(rows: Sequence[Row], name: str) -> dict[str, Any]:
     """How many of the runs that a repair exists for it turns, and from which depth on none."""
-    reasons = [row[f"commitment/{name}/reason"] for row in rows]
+    reasons = [row[f"commitment (causal, {name}).reason"] or "" for row in rows]
     asked = [
         row
         for row, reason in zip(rows, reasons, strict=True)
         if not reason.startswith(("nothing to", "no "))
     ]
     depths = [
-        row[f"commitment/{name}"] / row["n_layers"]
+        row[f"commitment (causal, {name})"] / row["n_layers"]
         for row in asked
-        if row[f"commitment/{name}"] is not None
+        if row[f"commitment (causal, {name})"] is not None
     ]
     return {
         "asked": len(asked),
@@ -104,9 +104,9 @@ def main() -> int:
             "## Repairs and commitment\n",
             repair_table(rows),
             "## Failure modes of hallucinations\n",
-            mode_table(failed, "failure"),
+            mode_table(failed, "failure_mode"),
             "## The same rules on correct runs (false alarms)\n",
-            mode_table(right, "rule"),
+            mode_table(right, "failure_rule"),
         ]
     )
     values = {
@@ -116,10 +116,10 @@ def main() -> int:
             for kind, mine in grouped(rows, "kind").items()
         },
         "modes": {
-            kind: dict(Counter(row["failure"] for row in mine))
+            kind: dict(Counter(row["failure_mode"] for row in mine))
             for kind, mine in grouped(failed, "kind").items()
         },
-        "rules_on_correct": dict(Counter(row["rule"] for row in right)),
+        "rules_on_correct": dict(Counter(row["failure_rule"] for row in right)),
     }  # fmt: skip
     write(
         out, "commitment", text=text, figure=figure(rows), values=values, rows=rows,

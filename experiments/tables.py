@@ -14,34 +14,21 @@ import plotly.graph_objects as go
 
 import dst
 from dst.analysis.proportion import wilson
-from dst.core.errors import DSTError, InputError
+from dst.core.errors import DSTError
 from dst.core.files import write_text_atomic
 from dst.models.identity import versions
 
-from .zoo_rows import read_rows
-
-
-def measured(out: Path) -> list[dict[str, Any]]:
-    """The rows that could be measured.
-
-    Raises:
-        InputError: There are none yet.
-    """
-    rows = [row for row in read_rows(out / "rows.jsonl") if "total_effect" in row]
-    if not rows:
-        raise InputError(
-            f"{out} holds no rows", do=f"Run python -m experiments.zoo_rows --out {out} first"
-        )
-    return rows
+from .zoo_study import OUT, rows
 
 
 def rows_asked(description: str) -> tuple[Path, list[dict[str, Any]]]:
-    """The folder that the command line names, and its rows; without any, exit 2 with a sentence."""
+    """The folder to write to, and the rows that the command line names; else exit 2, saying why."""
     parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    parser.add_argument("--zoo", type=Path, default=OUT, help="where the zoo's studies are")
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    out: Path = parser.parse_args().out
+    given = parser.parse_args()
     try:
-        return out, measured(out)
+        return given.out, rows(given.zoo)
     except DSTError as error:
         print(error, file=sys.stderr)
         sys.exit(2)

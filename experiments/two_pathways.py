@@ -1,6 +1,6 @@
 """When the association and when the context arrive: the paper's fast and slow pathway, tested.
 
-    python -m experiments.two_pathways --out experiments/out
+    python -m experiments.two_pathways
 
 Per checkpoint, kind and outcome: the state at which each flow is at the answer position, as a
 share of depth; how often the association is there first; the mean of the paired difference with
@@ -27,7 +27,7 @@ FLOWS = ("associative", "contextual")
 
 def arrival(row: Mapping[str, Any], flow: str) -> float:
     """Arrival at the answer as a share of depth, NaN where the flow never arrives."""
-    state = row[f"{flow}_arrival"]
+    state = row[f"arrival ({flow} flow at answer)"]
     return math.nan if state is None else state / row["n_layers"]
 
 

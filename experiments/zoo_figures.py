@@ -1,8 +1,8 @@
 """The figures of docs/testbed.md: errors over training by kind and word, and the two flows.
 
-    python -m experiments.zoo_figures --rows experiments/out --out docs/assets
+    python -m experiments.zoo_figures --out docs/assets
 
-The first two come from the zoo's cards alone; the third needs the rows of `zoo_rows`.
+The first two come from the zoo's cards alone; the third needs the studies of `zoo_study`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dst.core.errors import DSTError
 from dst.core.files import write_text_atomic
 from dst.testbed import zoo
 from experiments.svg import lines, squares
-from experiments.tables import measured
 from experiments.two_pathways import FLOWS
+from experiments.zoo_study import OUT, rows
 
 STAGES = {"before": "l4-w96-s0-0160", "during": "l4-w96-s0-0520", "after": "l4-w96-s0-1000"}
 """Checkpoints of one run, around the steps at which stories begin to be read by their context."""
@@ -79,18 +79,18 @@ def _mean(rows: Sequence[Mapping[str, Any]], field: str) -> list[float]:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--rows", type=Path, default=Path("experiments/out"))
+    parser.add_argument("--zoo", type=Path, default=OUT)
     parser.add_argument("--out", type=Path, default=Path("docs/assets"))
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     write_text_atomic(given.out / "zoo_errors.svg", errors_by_kind())
     write_text_atomic(given.out / "zoo_words.svg", errors_by_word())
     try:
-        rows = measured(given.rows)
+        measured = rows(given.zoo)
     except DSTError as error:
         print(error, file=sys.stderr)
         return 2
-    write_text_atomic(given.out / "zoo_flows.svg", flows(rows))
+    write_text_atomic(given.out / "zoo_flows.svg", flows(measured))
     return 0
 
 
