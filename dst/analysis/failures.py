@@ -16,8 +16,10 @@ here each mode is a set of conditions on numbers, every one of them in `FailureE
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 from scipy.special import stdtrit
 
 from dst.analysis.commitment import works
@@ -58,7 +60,7 @@ def failure_mode(evidence: FailureEvidence) -> FailureMode:
         mode=rule if failed else "",
         rule=rule,
         says=_says(rule, rests_on) if failed else "The answer is correct: nothing to classify.",
-        findings=tuple(finding for findings in rules.values() for finding in findings),
+        findings=tuple(replace(f, rule=mode) for mode, found in rules.items() for f in found),
         evidence=evidence,
         provenance=evidence.provenance,
     )
@@ -123,14 +125,14 @@ def _collapse(e: FailureEvidence) -> tuple[Finding, ...]:
 
 def _hijack(e: FailureEvidence) -> tuple[Finding, ...]:
     freed = works("de-prime", e.de_primed, e.de_primed_control, e.floor)
-    by_chance = np.quantile(e.random_route, 0.95, axis=0)
-    states = np.flatnonzero(freed & (e.de_primed > by_chance))
+    chance = by_chance(e)
+    states = np.flatnonzero(freed & (e.de_primed > chance))
     freeing = "taking the association away frees the context at no state"
     if len(states):
         best = states[e.de_primed[states].argmax()]
         freeing = (
             f"taking the association away at state {best} gives LD {e.de_primed[best]:+.2f} (a "
-            f"random direction up to {by_chance[best]:+.2f})"
+            f"random direction up to {chance[best]:+.2f})"
         )
     elif freed.any():
         freeing = "taking the association away frees no more than a random direction does"
@@ -144,6 +146,12 @@ def _hijack(e: FailureEvidence) -> tuple[Finding, ...]:
         ),
         Finding("de-priming works", bool(len(states)), freeing),
     )
+
+
+def by_chance(e: FailureEvidence) -> Float[np.ndarray, " state"]:
+    """LD that 95 % of random directions of the same norms stay under, per state."""
+    chance: np.ndarray = np.quantile(e.random_route, 0.95, axis=0)
+    return chance
 
 
 def separable(e: FailureEvidence) -> bool:

@@ -79,11 +79,13 @@ class Finding:
         name: What is asked.
         holds: The answer.
         says: The same in a sentence, with its numbers.
+        rule: The mode whose rule asks it.
     """
 
     name: str
     holds: bool
     says: str
+    rule: str = ""
 
 
 @result
@@ -111,6 +113,7 @@ class FailureMode(Result):
     def to_records(self) -> list[dict[str, object]]:
         """One row per finding."""
         return [
-            {"mode": self.mode, "rule": self.rule, "finding": f.name, "holds": f.holds}
+            {"mode": self.mode, "rule": self.rule, "of": f.rule, "finding": f.name}
+            | {"holds": f.holds}
             for f in self.findings
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 from dataclasses import dataclass
 
+from dst.core.carriers import separator
 from dst.core.results import Trace
 from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL, OTHER
 from dst.plot.text import visible
@@ -59,15 +60,6 @@ def role_kind(role: str) -> str:
     """A role without its number: ``subject_2`` is a ``subject``."""
     head, _, number = role.rpartition("_")
     return head if number.isdigit() else role
-
-
-def separator(tokens: tuple[str, ...]) -> str:
-    """What stands between tokens when they are read as text: nothing, or a space.
-
-    Tokens of a byte-level vocabulary bring their own leading spaces; those of a word-level
-    vocabulary do not.
-    """
-    return "" if any(token.startswith((" ", "\n")) for token in tokens[1:]) else " "
 
 
 def _span(token: str, gap: str, role: str, kind: str, position: int) -> str:

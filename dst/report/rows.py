@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
-from dst.core.results import NOT_GIVEN, Estimate, LensReadout, Mark, Pathways, Report
+from dst.core.claims import Claim
+from dst.core.results import NOT_GIVEN, LensReadout, Mark, Report
 from dst.plot.text import number, state_name, state_number, word
 
 OUTCOMES = {
@@ -34,11 +34,6 @@ REPAIRS = {
     "it breaks a success",
 }
 """What each repair does at a state."""
-
-
-_SUM = "LD "
-_SAID_BY_ROWS = re.compile(r"flows? (is at|reach) the answer position|\bthe lens\b")
-"""Sentences of the verdict on what the layers' strip and the flows' rows show: when."""
 
 
 @dataclass(frozen=True)
@@ -98,23 +93,35 @@ def mark_interval(mark: Mark) -> str:
     return f"{state_number(mark.low)} to {state_number(mark.high)}"
 
 
+def tiny(value: float) -> str:
+    """An error of a control: ``0``, or its order of magnitude."""
+    return f"{value:.0e}" if value else "0"
+
+
 def headline(report: Report) -> str:
     """The first sentence of the verdict, or of the outcome where there is no verdict."""
     return report.verdict[0] if report.verdict else OUTCOMES.get(report.outcome, report.outcome)
 
 
-def account(report: Report) -> list[str]:
-    """The verdict after its headline, without what is shown as rows of numbers instead.
+def claims_of(report: Report) -> tuple[Claim, ...]:
+    """The verdict's sentences with what they rest on; in a report without claims, with nothing."""
+    claims = tuple(claim for claim in report.claims if isinstance(claim, Claim))
+    if tuple(claim.says for claim in claims) == report.verdict:
+        return claims
+    return tuple(Claim(text, "") for text in report.verdict)
 
-    That is the sum, where the two pathways were measured.
-    """
-    rest = report.verdict[1:]
-    return [text for text in rest if not (report.pathways and text.startswith(_SUM))]
+
+def account(report: Report) -> list[Claim]:
+    """The verdict after its headline, without the sum, which stands as rows of numbers."""
+    return [claim for claim in claims_of(report)[1:] if claim.rests_on != "sum"]
 
 
 def causes(report: Report) -> list[str]:
-    """Of the account, what no row of a terminal says: why, and what would have helped."""
-    return [text for text in account(report) if not _SAID_BY_ROWS.search(text)]
+    """Of the account, what no row of a terminal says: why, which way, and what would have helped.
+
+    When it was at the answer stands with the flows, and what each layer said in the strip.
+    """
+    return [claim.says for claim in account(report) if claim.rests_on not in ("arrival", "lens")]
 
 
 def unanswered(report: Report) -> str:
@@ -127,95 +134,6 @@ def unanswered(report: Report) -> str:
         "answer is not given at this position. The model goes on: "
         f"{report.continuation or report.trace.model_output!r}"
     )
-
-
-# -- the sum -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Term:
-    """One term of LD = base + prior + effect of the context, in logits."""
-
-    name: str
-    value: float
-    low: float
-    high: float
-    draws: int
-    floor: float
-    """What its draws differ by; NaN where it has none of its own."""
-    place: float
-    """The value from 0 to 100, on one scale for all terms with zero at 50."""
-    start: float
-    """The interval's lower end likewise."""
-    width: float
-
-    @property
-    def under_floor(self) -> bool:
-        """Whether it is no more than its draws differ by."""
-        return abs(self.value) < self.floor
-
-
-def sum_terms(paths: Pathways) -> list[Term]:
-    """LD and the three terms that add up to it, in this order."""
-    nan = math.nan
-    given = [
-        ("LD", Estimate(paths.contrast, nan, nan, 1), nan),
-        ("base", paths.base, nan),
-        ("prior of the subject", paths.prior, paths.associative_floor),
-        ("effect of the context", paths.total_effect, paths.contextual_floor),
-    ]
-    ends = [end for _, term, _ in given for end in (term.mean, term.low, term.high)]
-    widest = float(np.nanmax(np.abs(ends))) or 1.0
-
-    def place(value: float) -> float:
-        return 50 + 50 * value / widest
-
-    terms = []
-    for name, term, floor in given:
-        known = not math.isnan(term.low)
-        low, high = (term.low, term.high) if known else (term.mean, term.mean)
-        terms.append(
-            Term(
-                *(name, term.mean, term.low, term.high, term.n, floor),
-                place=place(term.mean),
-                start=place(low),
-                width=place(high) - place(low),
-            )
-        )
-    return terms
-
-
-# -- where the flows are ---------------------------------------------------------------------
-
-
-def carriers(paths: Pathways) -> tuple[list[tuple[str, str, str]], list[str]]:
-    """Per role that carries a flow: the role, and at which states it carries each of the two.
-
-    Returns:
-        Rows (role, contextual, associative), "" where it does not, and the roles that carry
-        neither.
-    """
-    marks = {(mark.name, mark.definition): mark for mark in paths.marks}
-    rows, idle = [], []
-    for role in paths.roles:
-        told = [_carried(marks, flow, role) for flow in ("contextual", "associative")]
-        if any(told):
-            rows.append((role, told[0], told[1]))
-        else:
-            idle.append(role)
-    return rows, idle
-
-
-def _carried(marks: dict[tuple[str, str], Mark], flow: str, role: str) -> str:
-    there = marks.get(("arrival", f"{flow} flow at {role}"))
-    if there is None or there.reason:
-        return ""
-    gone = marks.get(("departure", f"{flow} flow at {role}"))
-    first = state_number(there.state)
-    if gone is None or gone.reason:
-        return f"from state {first}"
-    last = state_number(gone.state - 1)
-    return f"state {first}" if first == last else f"states {first} to {last}"
 
 
 # -- marks -------------------------------------------------------------------------------------

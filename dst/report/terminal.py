@@ -5,9 +5,10 @@ Nothing that a prompt or a model says reaches the terminal as a control characte
 
 from __future__ import annotations
 
+from dst.core.carriers import separator
 from dst.core.results import Report
 from dst.plot.text import number, probability, visible, word
-from dst.plot.tokens import role_kind, separator
+from dst.plot.tokens import role_kind
 from dst.report.lines import Piece, cells, filled, fit, painted, side, wrapped
 from dst.report.rows import causes, headline, strip, unanswered
 from dst.report.terminal_numbers import flow_lines, mark_lines, score_lines
@@ -40,9 +41,12 @@ def render_text(report: Report, *, colour: bool, width: int, ascii_only: bool = 
     lines = "\n\n".join(
         "\n".join(painted(line, colour).rstrip() for line in block) for block in blocks if block
     )
-    if ascii_only:
-        lines = lines.translate(_ASCII).encode("ascii", "backslashreplace").decode()
-    return lines + "\n"
+    return (in_ascii(lines) if ascii_only else lines) + "\n"
+
+
+def in_ascii(text: str) -> str:
+    """``text`` in ASCII, one character for one where we know it."""
+    return text.translate(_ASCII).encode("ascii", "backslashreplace").decode()
 
 
 # -- the parts ---------------------------------------------------------------------------

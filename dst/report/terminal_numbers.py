@@ -9,7 +9,8 @@ from collections.abc import Iterable, Sequence
 from dst.core.results import Mark, Pathways, Report, Score
 from dst.plot.text import number, visible
 from dst.report.lines import Piece, cut, filled, fit, side, wrapped
-from dst.report.rows import mark_interval, marks_by_kind, sum_terms
+from dst.report.rows import mark_interval, marks_by_kind
+from dst.report.sums import sum_terms
 
 _NAMES = 18  # columns of the names of scores and marks
 _MOST_SPARKS = 24
@@ -20,7 +21,8 @@ _TERMS = {"prior of the subject": "prior", "effect of the context": "context"}
 def flow_lines(paths: Pathways, width: int) -> list[list[Piece]]:
     """LD as a sum, and what each flow has brought to the answer position by each state."""
     words: list[list[Piece]] = []
-    for term in sum_terms(paths):
+    *terms, whole = sum_terms(paths)
+    for term in (whole, *terms):
         sign = {"LD": "", "base": "= "}.get(term.name, "+ ")
         words += [[(part, "")] for part in f"{sign}{_TERMS.get(term.name, term.name)}".split()]
         words.append([(number(term.value), "dim" if term.under_floor else side(term.value))])

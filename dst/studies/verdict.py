@@ -1,12 +1,33 @@
-"""The verdict: the account of one case in sentences, each with the number it rests on."""
+"""The verdict: the account of one case in sentences, each with the number it rests on.
+
+Nothing is asserted whose control did not pass. A sentence on cause needs two draws at least (one
+draw says nothing of what draws differ by) and an effect over its floor; one on interventions,
+controls that miss by less than that floor; one on a repair, a control run that the same repair
+leaves as it is; one on the lens, states at which the answers are given at all.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
 from dst.core.case import Case
-from dst.core.results import LensReadout, Mark, Markers, Pathways, Repairs, Trace
+from dst.core.claims import Claim
+from dst.core.failure_results import FailureMode
+from dst.core.results import (
+    NOT_GIVEN,
+    Attribution,
+    LensReadout,
+    Markers,
+    Pathways,
+    Repairs,
+    Trace,
+)
+from dst.studies.verdict_failure import failure_claims
+from dst.studies.verdict_flows import flow_claims
+from dst.studies.verdict_repairs import repair_claims
 
 
 def verdict(
@@ -17,20 +38,35 @@ def verdict(
     outcome: str,
     paths: Pathways | None,
     fixes: Repairs | None,
-) -> tuple[str, ...]:
-    """What happened, why, when, and what would have helped; nothing that was not measured.
+    parts: Attribution | None = None,
+    mode: FailureMode | None = None,
+) -> tuple[Claim, ...]:
+    """What happened, why, when, by which way, and what would have helped.
 
-    A flow is named as a cause only where it is above its floor (the width of its interval
-    over draws); its controls have passed, else the measurement would have been refused.
+    Args:
+        case: The case, with both answers.
+        seen: Its trace.
+        lens: The logit lens at i*.
+        marks: Its marks, those of the lens among them.
+        outcome: ``hallucination``, ``correct`` or ``neither``.
+        paths: The two flows; None where they were not measured.
+        fixes: The repairs; None likewise.
+        parts: The attribution; None likewise.
+        mode: The failure mode of a run that fails; None where none was asked.
+
+    Returns:
+        One `Claim` per sentence, the outcome first.
     """
     plus, minus = case.contextual[0].strip(), case.associative[0].strip()
-    sentences = [_outcome(seen, lens, outcome, plus, minus)]
+    claims = [_outcome(seen, lens, outcome, plus, minus)]
     if paths is not None:
-        sentences += [_sum(paths), *_why(paths, plus, minus), *_when(paths)]
-    if fixes is not None:
-        sentences += _repair(fixes, outcome)
-    sentences += _lens(seen, lens, marks, outcome, plus, minus)
-    return tuple(sentences)
+        claims += flow_claims(paths, parts, seen, outcome, plus, minus)
+    if paths is not None and fixes is not None:
+        claims += repair_claims(paths, fixes, outcome, mode)
+    claims += _lens(seen, lens, marks, outcome, plus, minus)
+    if mode is not None:
+        claims += failure_claims(mode)
+    return tuple(claims)
 
 
 def shown(token: str) -> str:
@@ -46,7 +82,7 @@ def answer_of(seen: Trace, lens: LensReadout) -> str:
     return shown(begun.get(int(lens.top_ids[-1, 0]), lens.top_words[-1][0]))
 
 
-def _outcome(seen: Trace, lens: LensReadout, outcome: str, plus: str, minus: str) -> str:
+def _outcome(seen: Trace, lens: LensReadout, outcome: str, plus: str, minus: str) -> Claim:
     answer, p = answer_of(seen, lens), math.exp(float(lens.top_log_prob[-1, 0]))
     opening = {
         "hallucination": f"The model hallucinates: it answers {answer!r} (p {p:.2f}) where the "
@@ -55,127 +91,59 @@ def _outcome(seen: Trace, lens: LensReadout, outcome: str, plus: str, minus: str
         "neither": f"The model's likeliest token is {answer!r} (p {p:.2f}), which is neither "
         f"{plus!r} nor {minus!r}",
     }[outcome]
-    return f"{opening}; the contrast is LD {seen.contrast:+.2f} logits."
-
-
-def _sum(paths: Pathways) -> str:
-    return (
-        f"LD {paths.contrast:+.2f} = base {paths.base} + prior of the subject {paths.prior} + "
-        f"effect of the context {paths.total_effect} logits (95 % over draws)."
-    )
-
-
-def _why(paths: Pathways, plus: str, minus: str) -> Iterator[str]:
-    """Which of the three terms made the answer, as far as they are above their floors."""
-    context, prior = paths.total_effect.mean, paths.prior.mean
-    has_context = abs(context) >= paths.contextual_floor
-    has_prior = abs(prior) >= paths.associative_floor
-    if paths.cancelled:
-        yield "The context's effect is under its floor although parts of it are not: they cancel."
-    elif not has_context:
-        yield (
-            f"The cue moves the answer by no more than one neutral cue differs from another "
-            f"(under {paths.contextual_floor:.2f} logits): its context did not count."
-        )
-    if has_context and context < 0:
-        yield f"The cue pushes toward {minus!r}: the model is misled by the context itself."
-    if has_context and context > 0 and has_prior and prior < 0:
-        share = context / (context - prior)
-        yield (
-            f"Context (toward {plus!r}) and association (toward {minus!r}) compete; the "
-            f"context has {share:.0%} of the evidence."
-        )
-    if not has_prior:
-        yield "The subject by itself moves the answer by less than its draws differ."
-    elif prior > 0:
-        yield f"The subject by itself leans to {plus!r}: there is no conflict with the context."
-    if paths.contrast < 0 and paths.base.mean < 0 and paths.base.mean <= min(prior, 0.0):
-        yield (
-            f"Most of the lean to {minus!r} is there without cue and subject (base "
-            f"{paths.base.mean:+.2f}): it comes from the rest of the prompt."
-        )
-
-
-def _when(paths: Pathways) -> Iterator[str]:
-    """When each flow was at the answer position."""
-    n_layers = len(paths.redundant) - 1
-    at = {
-        flow: Markers(paths.marks).get("arrival", f"{flow} flow at answer")
-        for flow in ("associative", "contextual")
-    }
-    there = {flow: mark for flow, mark in at.items() if not math.isnan(mark.state)}
-    if len(there) == 2:
-        first, second = sorted(there, key=lambda flow: there[flow].state)
-        start, later = there[first].state, there[second].state
-        if start == later:
-            yield f"Both flows reach the answer position at state {start:.0f} of {n_layers}."
-        else:
-            yield (
-                f"The {first} flow is at the answer position from state {start:.0f} of "
-                f"{n_layers} on, the {second} one from state {later:.0f}."
-            )
-    for flow, mark in there.items() if len(there) == 1 else ():
-        yield (
-            f"The {flow} flow is at the answer position from state {mark.state:.0f} of "
-            f"{n_layers} on."
-        )
-
-
-def _repair(fixes: Repairs, outcome: str) -> list[str]:
-    """From which state on nothing helps any more, by repair."""
-    if outcome == "neither" or not fixes.commitments:
-        return []
-    asked = [m for m in fixes.commitments if not m.reason.startswith("nothing to")]
-    asked = [m for m in asked if not m.reason.startswith("no ")]
-    words = {
-        "causal, de-prime": "taking away what the subject brings",
-        "causal, replace subject": "replacing its states",
-        "causal, restore cue": "giving the states of the clean twin",
-        "causal, remove cue": "taking the cue away",
-    }
-    sentences = []
-    for breaking, effect in ((False, "repair it"), (True, "break it")):
-        alike: dict[str, list[str]] = {}
-        for mark in asked:
-            if (mark.definition == "causal, remove cue") == breaking:
-                alike.setdefault(_reach(mark), []).append(words[mark.definition])
-        never = " or ".join(alike.pop("", []))
-        if never:
-            sentences.append(f"At no state does {never} {effect} beyond its control.")
-        told = [f"up to {reach} by {' or '.join(what)}" for reach, what in alike.items()]
-        if told:
-            can = "broken" if breaking else "repaired"
-            sentences.append(
-                f"The answer could be {can} {', '.join(told)}; after that it is committed."
-            )
-    return sentences
-
-
-def _reach(mark: Mark) -> str:
-    """The last state at which a repair works, "" if there is none; with the commitment's spread."""
-    if math.isnan(mark.state):
-        return ""
-    spread = f" (commitment {mark.low:.0f} to {mark.high:.0f} over draws)"
-    known = not math.isnan(mark.low) and mark.low < mark.high
-    return f"state {mark.state - 1:.0f} of {mark.n_layers}{spread if known else ''}"
+    given = f"p(A+) + p(A-) {float(lens.answer_prob[-1]):.2f}"
+    return Claim(f"{opening}; the contrast is LD {seen.contrast:+.2f} logits.", "outcome", given)
 
 
 def _lens(
     seen: Trace, lens: LensReadout, marks: Markers, outcome: str, plus: str, minus: str
-) -> Iterator[str]:
-    """When the lens readout turned; it shows what would be said, not what caused it."""
+) -> Iterator[Claim]:
+    """When the lens readout turned; it shows what would be said, not what caused it.
+
+    A state at which both answers together have less than `NOT_GIVEN` says neither of them: a
+    margin there is the sign of nothing, and no sentence rests on it.
+    """
+    given = lens.answer_prob >= NOT_GIVEN
     winner = plus if seen.contrast > 0 else minus
     of_lens = {mark.name: mark for mark in marks.marks if mark.definition.endswith(" on margin")}
-    if not math.isnan(of_lens["commitment"].state):
-        yield (
-            f"Read through the lens, {winner!r} leads for good from state "
-            f"{of_lens['commitment'].state:.0f} of {seen.n_layers} on."
+    settled = of_lens["commitment"]
+    if not math.isnan(settled.state) and given[-1]:
+        silent = np.flatnonzero(~given)
+        first = max(int(settled.state), int(silent[-1]) + 1 if len(silent) else 0)
+        mass = float(lens.answer_prob[first:].min())
+        yield Claim(
+            f"Read through the lens, {winner!r} leads for good from state {first} of "
+            f"{seen.n_layers} on{_by_tuned_lens(marks, first)}.",
+            "lens",
+            f"p(A+) + p(A-) from there on {mass:.2f} or more",
         )
     inversion = of_lens["inversion"]
     if not math.isnan(inversion.state):
-        yield (
-            f"Before that the lens held {plus!r}: its margin turns to {minus!r} at state "
-            f"{inversion.state:.0f}."
+        before = range(int(inversion.state))
+        held = [state for state in before if given[state] and lens.margin[state] > 0]
+        said = [state for state in held if int(lens.top_ids[state, 0]) in seen.contextual_ids]
+        if held and given[int(inversion.state)]:
+            did = "said" if said else "leaned to"
+            without = "" if said else ", though it never was its likeliest word"
+            yield Claim(
+                f"Before that the lens {did} {plus!r}{without}: its margin turns to {minus!r} at "
+                f"state {inversion.state:.0f}.",
+                "lens",
+                f"p(A+) + p(A-) {float(lens.answer_prob[held[-1]]):.2f} at state {held[-1]}",
+            )
+    elif outcome == "hallucination" and given.any() and float(lens.margin[given].max()) <= 0:
+        yield Claim(
+            f"At no state does the lens prefer {plus!r}.",
+            "lens",
+            f"its answers are given at {int(given.sum())} of {len(given)} states",
         )
-    elif outcome == "hallucination" and float(lens.margin.max()) <= 0:
-        yield f"At no state does the lens prefer {plus!r}."
+
+
+def _by_tuned_lens(marks: Markers, state: int) -> str:
+    """Where the tuned lens puts the same mark, if there is such a lens and it puts it elsewhere."""
+    for mark in marks.marks:
+        if mark.name == "commitment" and mark.definition.endswith(" on margin_tuned"):
+            if mark.reason:
+                return " (by the tuned lens at no state)"
+            return f" (by the tuned lens from {mark.state:.0f})" if mark.state != state else ""
+    return ""

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from dst.core.case import Case
+from dst.core.claims import Claim
+from dst.core.failure_results import FailureEvidence, FailureMode, Finding
 from dst.core.results import (
     Attribution,
     Coherence,
@@ -24,6 +26,7 @@ from dst.core.results import (
     Score,
     Trace,
 )
+from dst.core.suggestion import Alternative, Candidate, Suggestion
 
 PROMPT = (
     "anna is at the concert . anna sees a bass . the door is open . what is the bass ? "
@@ -83,6 +86,20 @@ def make_report(
     lens = _lens(n_layers, vocabulary, final)
     hallucinates = final < 0
     said = associative if hallucinates else contextual
+    claims = (
+        Claim(
+            f"The model answers {said!r} where the context says {contextual!r} "
+            f"(LD {final:.2f} logits).",
+            "outcome",
+        ),
+        *((Claim(f"LD {final:+.2f} = base +0.50 + prior and effect.", "sum"),) if flows else ()),
+        Claim(
+            f"The answer could be repaired up to state 1 of {n_layers}; after that {said!r} is "
+            "committed.",
+            "repairs",
+            "de-prime at state 1: LD +1.70, its control +0.50",
+        ),
+    )
     paths = make_pathways(trace.roles, n_layers, final) if flows else None
     fixes = make_repairs(n_layers, final) if flows else None
     causal = (*fixes.commitments, *paths.marks[-4:]) if paths and fixes else ()
@@ -95,13 +112,7 @@ def make_report(
         outcome="hallucination" if hallucinates else "correct",
         answer=said,
         answer_prob=float(max(lens.contextual_prob[-1], lens.associative_prob[-1])),
-        verdict=(
-            f"The model answers {said!r} where the context says {contextual!r} "
-            f"(LD {final:.2f} logits).",
-            *((f"LD {final:+.2f} = base +0.50 + prior and effect.",) if flows else ()),
-            f"After block 1 the residual leaned to {contextual!r}; from block {n_layers - 1} on "
-            f"it says {said!r}.",
-        ),
+        verdict=tuple(claim.says for claim in claims),
         notes=(
             f"The associative answer {associative!r} was inferred: it is the likeliest word.",
             "The form 'Fish' was dropped: it is no token of this vocabulary.",
@@ -110,6 +121,7 @@ def make_report(
         pathways=paths,
         repairs=fixes,
         attribution=make_attribution(n_layers, final) if flows else None,
+        claims=claims,
     )
 
 
@@ -228,6 +240,87 @@ def make_attribution(n_layers: int, final: float) -> Attribution:
         contextual=contextual,
         contrast=final,
         closure_error=2e-8,
+        provenance=PROVENANCE,
+    )
+
+
+def make_failure(n_layers: int, final: float) -> FailureMode:
+    """A hijack: one condition of the first two rules fails, all of the last hold."""
+    nothing = np.zeros((n_layers, n_layers + 1))
+    early = np.arange(n_layers + 1) < 2
+    hijack = "reasoning shortcut hijack"
+    findings = (
+        Finding("fails without distractors", False, "it fails in 1 of 4", "knowledge or format"),
+        Finding("a late subject turns the answer", False, "no late state does", "lag"),
+        Finding("the subject passes no context on", True, "it passes on +0.10", "lag"),
+        Finding("senses separable", True, "4.0 times as far", hijack),
+        Finding("the subject has a prior", True, "its prior is -4.00", hijack),
+    )
+    return FailureMode(
+        mode=hijack,
+        rule=hijack,
+        says="Failure mode: reasoning shortcut hijack; 4.0 times as far; its prior is -4.00.",
+        findings=findings,
+        evidence=FailureEvidence(
+            outcome="hallucination",
+            contrast=final,
+            clean_contrasts=np.array([0.75, -0.25]),
+            clean_outcomes=("correct", "hallucination"),
+            floor=0.5,
+            total_effect=1.19,
+            prior=-4.0,
+            association_arrived=4.0,
+            back_patched=nothing + final,
+            back_patched_control=nothing - 3.5,
+            subject_brings=np.full(n_layers + 1, 0.1),
+            donor_subject=1.75,
+            cue_knockout=1.25,
+            separated_from="swap",
+            separation=4.0,
+            separation_threshold=2.5,
+            de_primed=np.where(early, 1.7, final),
+            de_primed_control=np.where(early, 0.5, -3.5),
+            random_route=np.full((20, n_layers + 1), 0.25),
+            notes=("The cue was not cut off: the engine does not offer it.",),
+            provenance=PROVENANCE,
+        ),
+        provenance=PROVENANCE,
+    )
+
+
+def make_suggestion(case: Case, final: float) -> Suggestion:
+    """A cue and a subject inferred, a runner-up for the subject, and a word that falls short."""
+
+    def candidate(word: str, mean: float, excess: float) -> Candidate:
+        necessity = Estimate(mean, mean - 0.25, mean + 0.25, 8)
+        own = Estimate(NAN, NAN, NAN, 0)
+        return Candidate((word,), 1, (3,), necessity, excess, 2.5, own, "it was not tried")
+
+    cue, subject = case.cue[0], case.subject or ""
+    effect, prior = Estimate(1.19, 0.99, 1.39, 8), Estimate(-4.0, -4.5, -3.5, 8)
+    other = Estimate(-3.75, -4.25, -3.25, 8)
+    return Suggestion(
+        case=case.replace(cue=(), subject=None),
+        subject=subject,
+        cue=(cue,),
+        subject_reason="",
+        cue_reason="",
+        kind="conflict",
+        masked_by="",
+        contrast=final,
+        total_effect=effect,
+        prior=prior,
+        alternatives=(Alternative("subject", (cue,), "door", effect, other),),
+        candidates=(
+            candidate(subject, -3.5, -9.5),
+            candidate(cue, 1.25, 4.5),
+            candidate("door", 0.125, 0.5),
+        ),
+        twin=None,
+        twin_reason="this is no yes/no question",
+        level=0.05,
+        forward_passes=96,
+        notes=(),
         provenance=PROVENANCE,
     )
 

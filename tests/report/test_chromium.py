@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from dst.core.results import Report
+from dst.studies.compare import compare
 from tests.report.chromium import Page, find_chromium
-from tests.report.example import make_report
+from tests.report.example import make_failure, make_report, make_suggestion
 from tests.report.test_report_page import HOSTILE, hostile_report
 
 BINARY = find_chromium()
@@ -109,7 +110,11 @@ def test_a_page_that_asked_the_network_would_be_found_out(page: Page, tmp_path: 
 
 @pytest.mark.parametrize("n_layers", [4, 32])
 def test_the_page_fits_every_width(page: Page, tmp_path: Path, n_layers: int) -> None:
-    url = make_report(n_layers=n_layers).to_html(tmp_path / "report.html").as_uri()
+    report = make_report(n_layers=n_layers)
+    report = report.replace(
+        failure=make_failure(n_layers, -2.31), suggestion=make_suggestion(report.case, -2.31)
+    )
+    url = report.to_html(tmp_path / "report.html").as_uri()
     for width in (320, 360, 390, 768, 1280):
         page.resize(width, 800)
         page.open(url)
@@ -248,3 +253,25 @@ def test_without_scripts_the_numbers_can_still_be_read(page: Page, tmp_path: Pat
     page.open(make_report().to_html(tmp_path / "report.html").as_uri())
     text = page.call("DOM.getOuterHTML", nodeId=page.call("DOM.getDocument")["root"]["nodeId"])
     assert "The figures need JavaScript" in text["outerHTML"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_comparison_fits_every_width_and_asks_no_network(
+    page: Page, tmp_path: Path, scheme: str
+) -> None:
+    right = make_report(prompt="the concert is near . the bass is a", final=2.0)
+    names = ("the one with distractors", "the other")
+    found = compare(make_report(), right, names=names)
+    url = found.to_html(tmp_path / "comparison.html").as_uri()
+    page.prefer(scheme)
+    for width in (320, 360, 1280):
+        page.resize(width, 800)
+        page.open(url)
+        page.settle()
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert width < 360 or page.evaluate(CUT) == []
+        (figure,) = page.evaluate(DRAWN)
+        assert 0 < figure["width"] <= width
+    assert complaints(page) == []
+    page.close()
+    assert network_requests(page.net_log) == set()

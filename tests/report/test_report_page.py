@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 import shlex
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ import numpy as np
 import pytest
 
 from dst.core.case import Case
+from dst.core.claims import Claim
 from dst.core.errors import ResultError
+from dst.core.failure_results import FailureMode
 from dst.core.results import Estimate, Report
 from dst.plot.text import number
 from dst.report import render_page, write_page
-from dst.report.page import inert_json
+from dst.report.document import inert_json
+from dst.report.failure_rows import rules_of
 from dst.report.reproduce import command_line, python_lines
-from tests.report.example import NAN, make_report
+from tests.report.example import NAN, make_failure, make_report, make_suggestion
 
 VOID = {"meta", "link", "br"}
 HOSTILE = ["</script><script>alert(1)</script>", "<!--", "&amp;", "\x1b[31m", "\u202eevil", "$x$"]
@@ -63,6 +67,21 @@ class Document(HTMLParser):
         ]
 
 
+def whole_report() -> Report:
+    """A report with every section that one can have."""
+    report = make_report()
+    return report.replace(
+        failure=make_failure(4, -2.31), suggestion=make_suggestion(report.case, -2.31)
+    )
+
+
+def hostile_failure(bad: str) -> FailureMode:
+    mode = make_failure(4, -2.31)
+    findings = tuple(replace(finding, name=bad, says=bad, rule=bad) for finding in mode.findings)
+    evidence = mode.evidence.replace(notes=(bad,))
+    return mode.replace(mode=bad, rule=bad, says=bad, findings=findings, evidence=evidence)
+
+
 def hostile_report() -> Report:
     prompt = " ".join(["bass", "concert", *HOSTILE, "a"])
     words = [*HOSTILE, "x<y", 'q"uote', "it's", "\ud800"]
@@ -95,6 +114,11 @@ def hostile_report() -> Report:
         repairs=fixes,
         attribution=report.attribution.replace(components=components),
         verdict=(bad, bad),
+        claims=(Claim(bad, "outcome", bad), Claim(bad, bad, bad)),
+        failure=hostile_failure(bad),
+        suggestion=make_suggestion(report.case, -2.31).replace(
+            cue_reason="", masked_by=bad, twin=bad, twin_reason=""
+        ),
         notes=(bad, bad),
         answer=bad,
         markers=report.markers.replace(marks=marks),
@@ -105,7 +129,9 @@ def hostile_report() -> Report:
 # -------------------------------------------------------------------------------- the whole
 
 
-@pytest.mark.parametrize("report", [make_report(), make_report(n_layers=40), hostile_report()])
+@pytest.mark.parametrize(
+    "report", [make_report(), make_report(n_layers=40), whole_report(), hostile_report()]
+)
 def test_the_page_is_well_formed(report: Report) -> None:
     page = Document(render_page(report))
     assert page.open == []
@@ -118,15 +144,16 @@ def test_the_page_is_well_formed(report: Report) -> None:
 
 
 def test_the_verdict_is_the_title_and_the_parts_come_in_order() -> None:
-    report = make_report()
+    report = whole_report()
     page = Document(render_page(report))
     assert page.texts["h1"] == [report.verdict[0]]
     assert page.texts["h2"] == [
-        *("The prompt", "The outcome", "What each layer was saying", "Two pathways"),
-        *("What would have repaired it", "Which components wrote it", "Where it turned"),
-        *("Coherence scores", "Marks", "Notes", "Where this comes from"),
+        *("The prompt", "The outcome", "What was inferred", "What each layer was saying"),
+        *("Two pathways", "Words and heads", "What would have repaired it", "Failure mode"),
+        *("Which components wrote it", "Where it turned", "Coherence scores", "Marks", "Notes"),
+        "Where this comes from",
     ]
-    assert page.texts["h3"][:3] == ["Causal", "Lens", "Published"]
+    assert page.texts["h3"][-4:-1] == ["Causal", "Lens", "Published"]
     assert report.verdict[1].startswith("LD ")
     assert report.verdict[1] not in page.texts["main"][0]  # a row of numbers says it
     assert report.verdict[2] in page.texts["main"][0]
@@ -140,9 +167,9 @@ def test_the_page_asks_nothing_of_a_network() -> None:
     page = Document(render_page(make_report()))
     for tag, attrs in page.tags:
         assert not {"src", "srcset", "action", "background"} & set(attrs), tag
-        if "href" in attrs:
-            assert attrs["href"] == "data:,"
-    assert not {"img", "iframe", "object", "embed", "form", "base", "a"} & {t for t, _ in page.tags}
+        if "href" in attrs:  # the icon, which is none, and places of the page itself
+            assert attrs["href"] == "data:," or str(attrs["href"]).startswith("#h-")
+    assert not {"img", "iframe", "object", "embed", "form", "base"} & {t for t, _ in page.tags}
     assert "@import" not in page.texts["style"][0]
     assert "url(" not in page.texts["style"][0]
 
@@ -257,15 +284,15 @@ def test_what_was_not_measured_has_no_section_and_its_note_says_why() -> None:
     whole = make_report()
     assert whole.repairs is not None
     none = whole.repairs.replace(names=(), patched=np.zeros((0, 5)), control=np.zeros((0, 5)))
+    every = Document(render_page(whole)).texts["h2"]
     for change, gone in (
-        ({"attribution": None}, "Which components wrote it"),
-        ({"repairs": None}, "What would have repaired it"),
-        ({"repairs": none}, "What would have repaired it"),
-        ({"pathways": None}, "Two pathways"),
+        ({"attribution": None}, {"Which components wrote it"}),
+        ({"repairs": None}, {"What would have repaired it"}),
+        ({"repairs": none}, {"What would have repaired it"}),
+        ({"pathways": None}, {"Two pathways", "Words and heads"}),
     ):
         heads = Document(render_page(whole.replace(**change))).texts["h2"]
-        assert gone not in heads
-        assert len(heads) == 10
+        assert set(every) - set(heads) == gone
 
 
 def test_of_a_success_the_page_says_what_would_have_broken_it() -> None:
@@ -276,56 +303,164 @@ def test_of_a_success_the_page_says_what_would_have_broken_it() -> None:
     assert "What repairs change" in neither
 
 
-def test_the_sum_is_one_row_with_its_intervals_to_one_scale() -> None:
+def test_the_sum_is_a_waterfall_with_its_intervals_to_one_scale() -> None:
     report = make_report()
     assert report.pathways is not None
     paths = report.pathways.replace(
         contrast=1.0,
-        base=Estimate(-2.0, -4.0, 0.0, 8),
+        base=Estimate(-2.0, -3.0, -1.0, 8),
         prior=Estimate(-0.5, -1.0, 0.0, 8),
         total_effect=Estimate(3.5, NAN, NAN, 1),
         associative_floor=0.75,
         contextual_floor=0.05,
     )
     html = render_page(report.replace(pathways=paths))
-    html = html[html.index('<dl class="sum">') :]
-    html = html[: html.index("</dl>")]
-    row = Document(html)
-    assert row.texts["dt"] == ["LD", "= base", "+ prior of the subject", "+ effect of the context"]
-    assert row.texts["dd"][::3] == ["1.00", "−2.00", "−0.50", "3.50"]
-    assert row.texts["small"] == [
-        "logits",
-        "−4.00 to 0.00",
-        "−1.00 to 0.00; within its floor 0.75",
-        "one draw",
+    html = html[html.index('<table class="waterfall">') :]
+    html = html[: html.index("</table>")]
+    body = html[html.index("<tbody>") :]
+    # From -3 (the lowest end of an interval) to 1: 4 logits on 94 of 100, from 3 on.
+    at = {value: 3 + 94 * (value + 3) / 4 for value in (-3, -2.5, -2, -1, 0, 1)}
+    bars = re.findall(r'class="bar (\w+)" style="left:([\d.]+)%;width:([\d.]+)%"', body)
+    assert bars == [
+        (kind, f"{at[low]:.1f}", f"{at[high] - at[low]:.1f}")
+        for kind, low, high in (
+            ("associative", -2, 0),
+            ("neutral", -2.5, -2),  # within its floor
+            ("contextual", -2.5, 1),
+            ("contextual", 0, 1),
+        )
     ]
-    # The widest number is 4: it takes half of a track, zero is in the middle.
-    spans = re.findall(r'class="span \w+" style="left:([\d.]+)%;width:([\d.]+)%"', html)
-    assert spans == [("62.5", "0.0"), ("0.0", "50.0"), ("37.5", "12.5"), ("93.8", "0.0")]
-    dots = re.findall(r'class="dot (\w+)" style="left:([\d.]+)%"', html)
-    assert dots == [
-        ("contextual", "62.5"),
-        ("associative", "25.0"),
-        ("associative", "43.8"),
-        ("contextual", "93.8"),
+    spreads = re.findall(r'class="spread" style="left:([\d.]+)%;width:([\d.]+)%"', body)
+    # At the end of each bar: -2 (-3 to -1), then -2.5 (-3 to -2); one draw has none.
+    assert spreads == [
+        (f"{at[low]:.1f}", f"{at[high] - at[low]:.1f}") for low, high in ((-3, -1), (-3, -2))
     ]
-    assert html.count('<div class="faint">') == 1
+    steps = re.findall(r'class="step" style="left:([\d.]+)%"', body)
+    assert steps == [f"{at[value]:.1f}" for value in (-2, -2.5, 1)]
+    assert re.findall(r'class="zero" style="left:([\d.]+)%"', body) == [f"{at[0]:.1f}"] * 4
+    rows = Document(html).texts
+    assert [re.sub(r"\s+", " ", row).split(" −")[0] for row in rows["th"][4:]] == [
+        "base",
+        "+ prior of the subject",
+        "+ effect of the context",
+        "= LD",
+    ]
+    cells = [cell for cell in rows["td"] if cell.strip()]
+    assert cells == [
+        *("−2.00", "−3.00 to −1.00"),
+        *("−0.50", "−1.00 to 0.00; within its floor 0.75"),
+        *("3.50", "one draw", "1.00"),
+    ]
 
 
-def test_where_each_flow_is_stands_in_a_table() -> None:
+def test_the_words_and_components_of_each_flow_stand_with_their_numbers() -> None:
     report = make_report(n_layers=6)
+    assert report.attribution is not None
     page = render_page(report)
-    table = page[page.index("carries the contextual flow") :]
-    rows = re.findall(
-        r'<th scope="row">([^<]*)</th><td[^>]*>([^<]*)</td><td[^>]*>([^<]*)</td>',
-        table[: table.index("</table>")],
-    )
-    assert rows == [
-        ("cue", "states 0 to 1", "no"),
-        ("subject_1", "no", "state 0"),
-        ("answer", "from state 5", "from state 1"),
+    section = _section(page, "carriers")
+    rows = re.findall(r'<th scope="row">([^<]*)(?:<small>([^<]*)</small>)?</th>', section)
+    numbers = re.findall(r'</td><td class="num">([^<]*)</td></tr>', section)
+    told = list(zip(rows, numbers, strict=True))
+    # The planted flows, -2.31 = 0.5 - 4 + 1.19: the cue to state 1, the first subject at state 0.
+    assert [row for row in told if row[0][1]] == [
+        (("concert", "cue, states 0 to 1"), "1.19"),
+        (("bass", "subject 1, state 0"), "−4.00"),
     ]
-    assert "No flow above its floor at rest, relay, subject_2, subject_3." in page
+    for flow, first in (("contextual", "head 0.1"), ("associative", "mlp 0")):
+        values = getattr(report.attribution, flow)
+        best = int(np.abs(values).argmax())
+        assert report.attribution.components[best] == first
+        assert ((first, ""), number(float(values[best]))) in told
+        order = np.argsort(-np.abs(values), kind="stable")[:6]
+        rest = float(values.sum() - values[order].sum())
+        assert (("all others", ""), number(rest)) in told
+
+
+def test_each_sentence_points_to_its_number_and_says_what_it_was_checked_with() -> None:
+    report = whole_report()
+    page = Document(render_page(report))
+    links = [attrs["href"] for attrs in page.all("a") if attrs.get("class") == "to"]
+    assert links == ["#h-repairs"]
+    assert "de-prime at state 1: LD +1.70, its control +0.50" in page.texts["table"][0]
+    bare = report.replace(claims=())
+    page = Document(render_page(bare))
+    assert not any(attrs.get("class") == "to" for attrs in page.all("a"))
+    assert report.verdict[2] in page.texts["main"][0]
+    assert "What each sentence was checked with" not in page.texts["main"][0]
+    # A sentence on a section that this page lacks has no link.
+    away = report.claims[2].replace(rests_on="map")
+    assert 'class="to"' not in render_page(report.replace(claims=(*report.claims[:2], away)))
+
+
+def test_the_failure_mode_shows_every_rule_and_what_it_fell_by() -> None:
+    page = Document(render_page(whole_report()))
+    (table,) = [text for text in page.texts["table"] if "what became of it" in text]
+    for text in (
+        "1. knowledge or format",
+        "does not hold: “fails without distractors” is not so",
+        "2. lag",
+        "does not hold: “a late subject turns the answer” is not so",
+        "3. reasoning shortcut hijack",
+        "holds, and is the first that does",
+        "its prior is -4.00",
+    ):
+        assert text in table
+    assert table.count("✓") == 3
+    assert table.count("✗") == 2
+    main = page.texts["main"][0]
+    assert "The cue was not cut off: the engine does not offer it." in main
+    assert "LD without distractors, hallucination" in main
+    why = "No failure mode is claimed: by the rules it would be this, but that."
+    unclaimed = whole_report()
+    unclaimed = unclaimed.replace(
+        verdict=(*unclaimed.verdict, why), claims=(*unclaimed.claims, Claim(why, "failure"))
+    )
+    section = Document(_section(render_page(unclaimed), "failure"))
+    assert section.texts["p"][:2] == ["not claimed", why]
+    mode = make_failure(4, -2.31)
+    later = mode.replace(
+        rule="lag", findings=tuple(replace(finding, holds=True) for finding in mode.findings[1:])
+    )
+    told = [(rule.mode, rule.became) for rule in rules_of(later)]
+    assert told[1] == ("reasoning shortcut hijack", "would hold, but an earlier rule does")
+
+
+def test_what_was_inferred_shows_the_choice_and_what_hangs_on_it() -> None:
+    report = whole_report()
+    page = Document(render_page(report))
+    choices, tried = (
+        [re.sub(r"\s+", " ", row).strip() for row in Document(table).texts["tr"][1:]]
+        for table in re.findall(
+            r"<table.*?</table>", _section(render_page(report), "inferred"), re.S
+        )
+    )
+    assert choices == [
+        "suggestedconcertbass1.19 0.99 to 1.39−4.00 −4.50 to −3.50",
+        "other subjectconcertdoor1.19 0.99 to 1.39−3.75 −4.25 to −3.25",
+    ]
+    assert tried == [
+        "basssubject −3.50 −9.5 (2.5)",
+        "concertcue 1.25 4.5 (2.5)",
+        "door 0.12 0.5 (2.5)",
+    ]
+    main = page.texts["main"][0]
+    assert "The draws do not rule out the other choices" in main
+    assert "(96 prompts run)" in main
+    alone = report.suggestion
+    assert alone is not None
+    sole = Document(render_page(report.replace(suggestion=alone.replace(alternatives=()))))
+    assert "No other word’s interval meets that of the choice." in sole.texts["main"][0]
+    nothing = alone.replace(
+        subject=None, cue=(), subject_reason="no word", cue_reason="none", alternatives=()
+    )
+    text = Document(render_page(report.replace(suggestion=nothing))).texts["main"][0]
+    assert "Nothing could be inferred." in text
+    assert "How much hangs on the choice" not in text
+
+
+def _section(html: str, name: str) -> str:
+    html = html[html.index(f'<h2 id="h-{name}">') :]
+    return html[: html.index("</section>")]
 
 
 def test_every_number_of_the_interventions_stands_in_a_table() -> None:
@@ -410,6 +545,8 @@ def test_bars_lean_to_their_side_and_scale_with_the_largest() -> None:
     report = make_report()
     lens = report.lens.replace(margin=np.array([0.0, 1.0, NAN, -2.0, -4.0]))
     html = render_page(report.replace(lens=lens))
+    html = html[html.index('<table class="strip">') :]
+    html = html[: html.index("</table>")]
     bars = re.findall(r'class="bar (\w+)" style="(\w+):50%;width:([\d.]+)%"', html)
     assert bars == [
         ("neutral", "left", "0.0"),

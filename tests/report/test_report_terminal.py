@@ -49,8 +49,7 @@ def test_the_whole_text_of_a_small_model() -> None:
         "lens marks        inversion 3 (2.4 to 3.4), commitment 3\n"
         "published marks   guide: onset 1, commitment 4; code: onset 1; no inversion\n"
         "\n"
-        "After block 1 the residual leaned to 'instrument'; from block 3 on it says\n"
-        "'fish'.\n"
+        "The answer could be repaired up to state 1 of 4; after that 'fish' is committed.\n"
         "2 notes in the report\n"
     )
 
@@ -256,22 +255,22 @@ def test_a_flow_that_does_not_arrive_says_why() -> None:
 def test_sentences_of_the_verdict_on_numbers_already_shown_are_left_out() -> None:
     """On a planted failure: its own verdict, told by `explain`'s words."""
     report = make_report()
-    assert report.pathways is not None
-    assert report.repairs is not None
-    told = verdict(
+    claims = verdict(
         report.case, report.trace, report.lens, report.markers, report.outcome,
-        report.pathways, report.repairs,
+        report.pathways, report.repairs, report.attribution,
     )  # fmt: skip
-    kinds = ("LD -2.31 = base", "flow is at the answer position", "the lens", "the context has")
-    for part in kinds:
+    told = tuple(claim.says for claim in claims)
+    shown_elsewhere = ("LD -2.31 = base", "flow is at the answer position", "the lens")
+    for part in (*shown_elsewhere, "the context has"):
         assert any(part in sentence for sentence in told), part
-    lines = " ".join(plain(report.replace(verdict=told)).split())
+    lines = " ".join(plain(report.replace(verdict=told, claims=claims)).split())
     assert "compete; the context has 23% of the evidence" in lines
     assert "repaired up to state 1 of 4 (commitment 1 to 2 over draws) by taking away what" in lines
-    for part in kinds[:3]:
+    assert "The context is carried by 'concert' (cue, states 0 to 1)" in lines
+    for part in shown_elsewhere:
         assert part not in lines
-    # With no pathways the sum is no row, and a sentence that begins like it stays.
-    assert causes(report.replace(pathways=None, verdict=("a", "LD is high."))) == ["LD is high."]
+    # Sentences that no claim places are all told.
+    assert causes(report.replace(verdict=("a", "LD is high."))) == ["LD is high."]
 
 
 def test_a_report_without_scores_marks_or_verdict_is_told_by_its_outcome() -> None:
