@@ -10,7 +10,11 @@ here each mode is a set of conditions on numbers, every one of them in `FailureE
    subject turns the answer; cutting the cue off changes nothing.
 3. *reasoning shortcut hijack*: the sense is there, the association is at the answer, and taking
    the association away turns the answer, where a random direction of the same norms does not.
-4. *unclassified*.
+4. *distractor interference* (ours): the distractors cost LD; without them the run is right, and
+   their clean twin's states put back before the answer turn it, by the context.
+5. *unclassified*.
+
+A condition that could not be measured does not hold: absence has to be shown.
 """
 
 from __future__ import annotations
@@ -29,9 +33,10 @@ KNOWLEDGE = "knowledge or format"
 LAG = "lag"
 COLLAPSE = "analogical collapse"
 HIJACK = "reasoning shortcut hijack"
+INTERFERENCE = "distractor interference"
 UNCLASSIFIED = "unclassified"
 
-MODES = (KNOWLEDGE, LAG, COLLAPSE, HIJACK, UNCLASSIFIED)
+MODES = (KNOWLEDGE, LAG, COLLAPSE, HIJACK, INTERFERENCE, UNCLASSIFIED)
 """In the order in which they are tried."""
 
 
@@ -50,6 +55,7 @@ def failure_mode(evidence: FailureEvidence) -> FailureMode:
         LAG: _lag(evidence),
         COLLAPSE: _collapse(evidence),
         HIJACK: _hijack(evidence),
+        INTERFERENCE: _interference(evidence),
     }
     rule = next(
         (mode for mode, findings in rules.items() if all(f.holds for f in findings)), UNCLASSIFIED
@@ -113,13 +119,13 @@ def _collapse(e: FailureEvidence) -> tuple[Finding, ...]:
     if math.isnan(e.cue_knockout):
         cut = "the cue was not cut off"
     return (
-        Finding("senses not separable", not separable(e), _separation(e)),
+        Finding("senses not separable", e.separation <= e.separation_threshold, _separation(e)),
         Finding(
             "another subject turns the answer",
             e.donor_subject > e.floor,
             f"with another subject's states LD is {e.donor_subject:+.2f}",
         ),
-        Finding("the cue is not read", not abs(e.cue_knockout) > e.floor, cut),
+        Finding("the cue is not read", abs(e.cue_knockout) <= e.floor, cut),
     )
 
 
@@ -152,6 +158,32 @@ def by_chance(e: FailureEvidence) -> Float[np.ndarray, " state"]:
     """LD that 95 % of random directions of the same norms stay under, per state."""
     chance: np.ndarray = np.quantile(e.random_route, 0.95, axis=0)
     return chance
+
+
+def _interference(e: FailureEvidence) -> tuple[Finding, ...]:
+    """Not the subject's own association but what else the prompt names."""
+    if not e.clean_outcomes:
+        return (Finding("right without distractors", False, "there is no clean variant to try"),)
+    right = sum(outcome == "correct" for outcome in e.clean_outcomes)
+    n = len(e.clean_outcomes)
+    cost = float(e.clean_contrasts.mean() - e.contrast)
+    turned = works("restore cue", e.restored, e.restored_control, e.floor)
+    restoring = "no clean twin's states put back turn the answer"
+    if turned.any():
+        last = int(np.flatnonzero(turned)[-1])
+        restoring = (
+            f"its clean twin's states put back at state {last} give LD {e.restored[last]:+.2f} "
+            f"(in a neutral context {e.restored_control[last]:+.2f})"
+        )
+    return (
+        Finding(
+            "right without distractors",
+            2 * right > n,
+            f"without its distractors it is right in {right} of {n} variants",
+        ),
+        Finding("the distractors cost", cost > e.floor, f"its distractors cost {cost:+.2f} of LD"),
+        Finding("restoring works", bool(turned.any()), restoring),
+    )
 
 
 def separable(e: FailureEvidence) -> bool:

@@ -174,10 +174,11 @@ def choose_subject(
     Where the prompt asks about words, the subject is one of them: those whose Q draws tell from
     0, and if there is none the one with the largest Q (``asked``). Else it is a word whose Q
     draws tell from 0 and that brings something (a relay of the cue does not: the interval of its
-    P is within the floor). Of these the one with the largest Q is taken. One with at least
-    half of that Q is preferred if it brings the associative answer by itself: P < 0, and |P| a
-    quarter of its Q or more (a third of what of the cue is lost with it); unless it is named earlier and less often than the other, as what
-    points to the other answer elsewhere in the prompt is. If P of the word is below 0, beyond
+    P is within the floor). Of these the one with the largest Q is taken. One with at least half
+    of that Q is preferred if it brings the associative answer by itself: P < 0, and |P| a quarter
+    of its Q or more (a third of what of the cue is lost with it); unless it is named earlier and
+    less often than the other, as what points to the other answer elsewhere in the prompt is. If
+    P of the word is below 0, beyond
     its interval, it is the subject. Otherwise LD does not tell which of the two is the cue,
     and the one that is named last before the answer is taken as the subject.
 

@@ -34,6 +34,8 @@ class FailureEvidence(Result):
             prediction bound at 97.5 %).
         de_primed: LD with the association taken away from all sources, [state].
         de_primed_control: The same done to x_0.
+        restored: LD with the clean twin's states at all sources, [state]; NaN without one.
+        restored_control: The same done to x_0.
         random_route: LD with a random direction of the same norms instead, draw by draw.
         notes: What could not be measured.
         provenance: What it takes to compute this again.
@@ -57,6 +59,8 @@ class FailureEvidence(Result):
     separation_threshold: float
     de_primed: Float[ndarray, " state"]
     de_primed_control: Float[ndarray, " state"]
+    restored: Float[ndarray, " state"]
+    restored_control: Float[ndarray, " state"]
     random_route: Float[ndarray, "random state"]
     notes: tuple[str, ...]
     provenance: Provenance
@@ -94,7 +98,7 @@ class FailureMode(Result):
 
     Attributes:
         mode: ``knowledge or format``, ``lag``, ``analogical collapse``,
-            ``reasoning shortcut hijack``, ``unclassified``; "" for a run that does not fail.
+            ``reasoning shortcut hijack``, ``distractor interference``, ``unclassified``; "" for a run that does not fail.
         rule: The first rule whose conditions hold, whatever the outcome: on correct runs this
             is the rule's false alarm.
         says: The mode and what it rests on, in a sentence.

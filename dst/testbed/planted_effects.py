@@ -65,12 +65,14 @@ def failure(
     ld: Mapping[str, float],
     prior: float,
     de_primed: float,
+    restored: float,
     floor: float,
 ) -> str:
-    """The failure mode by the rules of METHOD 7, the first that holds; "" when nothing fails.
+    """The failure mode by the rules of METHOD 7 and ours, the first that holds; "" for no failure.
 
     The sense is decodable where a planted head has copied it: along a context route, or by a
-    distractor head that reads the cue. ``de_primed`` is the commitment under de-priming.
+    distractor head that reads the cue. ``de_primed`` is the commitment under de-priming,
+    ``restored`` that under the clean twin's states.
     """
     if outcome(ld["x"], floor) != "hallucination":
         return ""
@@ -85,6 +87,8 @@ def failure(
         return "analogical collapse"
     if decodable and prior < -floor and not math.isnan(de_primed):
         return "reasoning shortcut hijack"
+    if "clean" in ld and ld["clean"] - ld["x"] > floor and not math.isnan(restored):
+        return "distractor interference"
     return "unclassified"
 
 

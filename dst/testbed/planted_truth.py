@@ -107,6 +107,7 @@ class Truth(Result):
         back_patched: LD when the late subject is put back before its read; NaN without a lag.
         outcome: ``correct``, ``hallucination`` or ``neither`` (|LD| within the floor).
         failure: ``knowledge``, ``lag``, ``analogical collapse``, ``reasoning shortcut hijack``,
+            ``distractor interference``,
             ``unclassified``, or "" when nothing fails.
         necessity: LD(x) - LD(x with this word made inert); NaN at <bos> and the answer.
         spurious: Words that are neither subject nor cue and bring content of their own.
@@ -282,7 +283,14 @@ def truth_of(plant: Plant, thresholds: Thresholds = THRESHOLDS) -> Truth:
         commitment={name: marks[f"commitment/{name}"][0] for name in REPAIRS},
         back_patched=back_patched(plant),
         outcome=answered,
-        failure=failure(plant, where, ld, prior, marks["commitment/de-prime"][0], floor),
+        failure=failure(
+            plant,
+            where,
+            ld,
+            prior,
+            *(marks[f"commitment/{name}"][0] for name in ("de-prime", "restore cue")),
+            floor,
+        ),
         necessity=necessity(plant, where),
         spurious=(SPURIOUS,) if plant.spurious is not None else (),
         concepts=CONCEPTS,

@@ -19,8 +19,9 @@ from dst.models.backend import Backend
 from dst.tracing.commitment import repairs
 from dst.tracing.cuts import cut_off
 from dst.tracing.pathways import pathways
-from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.prepare import DRAWS, Prepared
 from dst.tracing.progress import progress
+from dst.tracing.recordings import Recordings
 from dst.tracing.swaps import Recorded, patch_states
 
 SEPARATED_AT = ("subject", "relay", "answer")
@@ -39,6 +40,7 @@ def failure_evidence(
     draws: int = DRAWS,
     seed: int = 0,
     show_progress: bool = True,
+    runs: Recordings | None = None,
 ) -> FailureEvidence:
     """Measure what the failure rules ask (METHOD 7), in logits of LD.
 
@@ -58,11 +60,13 @@ def failure_evidence(
         draws: How many variants to draw.
         seed: Seed of the draws and of the random directions.
         show_progress: Draw a line with the time left on the error stream after two seconds.
+        runs: The runs of this case with these draws, if something else is measured on them too.
 
     Raises:
         CaseError: The case has no associative answer, no cue or no subject; says which.
     """
-    ready = prepare(model, case, draws=draws, seed=seed)
+    runs = Recordings(model, case, draws=draws, seed=seed) if runs is None else runs
+    ready = runs.ready
     if not ready.tokenized.positions_of("subject"):
         raise CaseError(
             "The case names no subject, so that no failure mode can be told",
@@ -70,22 +74,21 @@ def failure_evidence(
             field="subject",
         )
     how: dict[str, Any] = {"draws": draws, "seed": seed, "show_progress": show_progress}
+    how["runs"] = runs
     paths = pathways(model, case, **how) if paths is None else paths
     fixes = repairs(model, case, **how) if fixes is None else fixes
     de_prime = fixes.names.index("de-prime")
-    run = ready.record(model, [ready.x])
-    zero = ready.record(model, ready.variants.neutral)
-    both = ready.record(model, ready.variants.neutral_substitute)
+    run, zero = runs([ready.x]), runs(ready.variants.neutral)
+    both = runs(ready.variants.neutral_substitute)
     n, n_layers = len(both), model.spec.n_layers
     cells = (n_layers + 1) * (n_layers * (1 + len(zero)) + n + RANDOM_ROUTES)
     with progress("failure modes", cells, show=show_progress) as tick:
         subject = ready.tokenized.positions_of("subject")
-        back = _back_patched(model, ready, run, subject, tick)
-        back_control = _back_patched(model, ready, zero, subject, tick)
+        back, back_control = _back_patched(model, ready, (run, zero), subject, tick)
         many, paired = run.cycle(n), zero.cycle(n)
-        donor = patch_states(
-            model, many, both.states, both.places, [subject], ready.metric, tick=tick
-        )
+        start = many.states.clone()
+        start[0] = both.states[0]
+        donor = patch_states(model, many, start, both.places, [subject], ready.metric, tick=tick)
         away = both.states - paired.states
         known = torch.minimum(paired.places, both.places)
         pick = [i % n for i in range(RANDOM_ROUTES)]
@@ -94,12 +97,12 @@ def failure_evidence(
         route = _sources_moved(model, ready, base, random, places, tick)
     other, name = zero, "neutral"
     if ready.variants.swap:
-        other, name = ready.record(model, ready.variants.swap), "swap"
+        other, name = runs(ready.variants.swap), "swap"
     apart, threshold = _separation(ready, run, other, zero)
     clean, clean_outcomes = _clean(model, ready)
     knocked, notes = _cue_knockout(model, ready)
     return FailureEvidence(
-        outcome=_outcomes(ready, model.run([ready.x.ids], logits_at=[-1]).last_logits)[0],
+        outcome=_outcomes(ready, _logits(run))[0],
         contrast=float(run.contrast[0]),
         clean_contrasts=clean,
         clean_outcomes=clean_outcomes,
@@ -117,28 +120,42 @@ def failure_evidence(
         separation_threshold=threshold,
         de_primed=fixes.patched[de_prime],
         de_primed_control=fixes.control[de_prime],
+        restored=_repaired(fixes, "restore cue", fixes.patched),
+        restored_control=_repaired(fixes, "restore cue", fixes.control),
         random_route=route,
         notes=notes,
         provenance=model.provenance(seed=seed, draws=draws),
     )
 
 
+def _repaired(
+    fixes: Repairs, name: str, values: Float[np.ndarray, "repair state"]
+) -> Float[np.ndarray, " state"]:
+    """A repair's row; NaN where the case does not allow it."""
+    if name not in fixes.names:
+        return np.full(values.shape[1], np.nan)
+    row: np.ndarray = values[fixes.names.index(name)]
+    return row
+
+
 def _back_patched(
     model: Backend,
     ready: Prepared,
-    base: Recorded,
+    runs: Sequence[Recorded],
     subject: Sequence[int],
     tick: Callable[[int], None],
-) -> Float[np.ndarray, "shift state"]:
-    """LD, mean over draws, with the subject's state l + k put in at state l: [k - 1, l]."""
-    n_layers = model.spec.n_layers
-    out = []
+) -> list[Float[np.ndarray, "shift state"]]:
+    """LD, mean over draws, with the subject's state l + k put in at state l: [k - 1, l] per run."""
+    base, n_layers = Recorded.joined(runs), model.spec.n_layers
+    ends = np.cumsum([len(run) for run in runs])[:-1]
+    out: list[list[np.ndarray]] = [[] for _ in runs]
     for shift in range(1, n_layers + 1):
         later = base.states.clone()
         later[:-shift] = base.states[shift:]
         ld = patch_states(model, base, later, base.places, [subject], ready.metric, tick=tick)
-        out.append(ld[:, :, 0].mean(axis=0))
-    return np.array(out)
+        for table, part in zip(out, np.split(ld[:, :, 0], ends), strict=True):
+            table.append(part.mean(axis=0))
+    return [np.array(table) for table in out]
 
 
 def _subject_brings(paths: Pathways) -> Float[np.ndarray, " state"]:
@@ -203,6 +220,12 @@ def _clean(model: Backend, ready: Prepared) -> tuple[Float[np.ndarray, " clean"]
         return np.zeros(0), ()
     logits = model.run(rows, logits_at=[-1]).last_logits
     return ready.metric(logits), _outcomes(ready, logits)
+
+
+def _logits(run: Recorded) -> torch.Tensor:
+    """Logits at i* of the run, [1 d_vocab]."""
+    assert run.base is not None
+    return run.base.logits[[run.recorded[0]], -1]
 
 
 def _outcomes(ready: Prepared, logits: torch.Tensor) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ def evidence(**change: Any) -> FailureEvidence:
         "separation_threshold": 2.0,
         "de_primed": np.array([2.0, 2.0, -1.0, -1.0]),
         "de_primed_control": np.array([0.0, 0.0, -3.0, -3.0]),
+        "restored": np.full(STATES, np.nan),  # there is no clean twin
+        "restored_control": np.full(STATES, np.nan),
         "random_route": np.full((20, STATES), -1.0),
         "notes": (),
         "provenance": Provenance(),
@@ -90,7 +92,8 @@ COLLAPSED = {
 
 def test_a_collapse_needs_every_condition() -> None:
     assert mode(**COLLAPSED) == failures.COLLAPSE
-    assert mode(**COLLAPSED | {"cue_knockout": math.nan}) == failures.COLLAPSE  # not cut
+    assert mode(**COLLAPSED | {"cue_knockout": math.nan}) == failures.UNCLASSIFIED  # not cut
+    assert mode(**COLLAPSED | {"separation": math.nan}) == failures.UNCLASSIFIED
     assert mode(**COLLAPSED | {"cue_knockout": -0.5}) == failures.UNCLASSIFIED
     assert mode(**COLLAPSED | {"donor_subject": 0.05}) == failures.UNCLASSIFIED
     assert mode(**COLLAPSED | {"separation": 3.0}) == failures.UNCLASSIFIED
@@ -113,6 +116,28 @@ def test_a_lag_comes_before_a_hijack_and_needs_every_condition() -> None:
     assert mode(**lagging(control=-2.05)) == failures.LAG
     # A subject that is read in time is only read twice.
     assert mode(**lagging(), subject_brings=np.array([0, 1.0, 0, 0])) == failures.HIJACK
+
+
+INTERFERED: dict[str, Any] = {
+    "prior": 0.0,
+    "restored": np.array([1.0, 1.0, 0.5, -1.0]),
+    "restored_control": np.array([-1.0, -1.0, -1.0, -1.0]),
+}
+
+
+def test_an_interference_comes_after_a_hijack_and_needs_every_condition() -> None:
+    found = failures.failure_mode(evidence(**INTERFERED))
+    assert found.mode == failures.INTERFERENCE
+    assert "its distractors cost +2.00 of LD" in found.says
+    assert "put back at state 2 give LD +0.50 (in a neutral context -1.00)" in found.says
+    assert mode(**INTERFERED | {"prior": -3.0}) == failures.HIJACK
+    assert mode(**INTERFERED | {"clean_contrasts": np.array([-0.95])}) == failures.UNCLASSIFIED
+    nothing = INTERFERED | {"clean_outcomes": (), "clean_contrasts": np.zeros(0)}
+    assert mode(**nothing) == failures.UNCLASSIFIED
+    # What the neutral run says as well is not the context's.
+    same = INTERFERED | {"restored_control": INTERFERED["restored"]}
+    assert mode(**same) == failures.UNCLASSIFIED
+    assert mode(**INTERFERED | {"restored": np.full(STATES, np.nan)}) == failures.UNCLASSIFIED
 
 
 def test_knowledge_comes_first() -> None:
@@ -142,6 +167,9 @@ def test_every_condition_is_told() -> None:
         "the subject has a prior",
         "the association is at the answer",
         "de-priming works",
+        "right without distractors",
+        "the distractors cost",
+        "restoring works",
     ]
 
 

@@ -280,6 +280,8 @@ def make_failure(n_layers: int, final: float) -> FailureMode:
             separation_threshold=2.5,
             de_primed=np.where(early, 1.7, final),
             de_primed_control=np.where(early, 0.5, -3.5),
+            restored=np.full(n_layers + 1, np.nan),
+            restored_control=np.full(n_layers + 1, np.nan),
             random_route=np.full((20, n_layers + 1), 0.25),
             notes=("The cue was not cut off: the engine does not offer it.",),
             provenance=PROVENANCE,
