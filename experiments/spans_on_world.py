@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import re
 import sys
@@ -127,14 +128,21 @@ def line(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
         cells.append(f"{share(hits, len(with_span))}; {chance:.2f}" if with_span else "")
     known = sum({*row["parts"]} <= {"subject", "rival"} for row in with_span)
     cells.append(share(known, len(with_span)))
-    middle = [(np.median([row[key] for row in with_span]) if with_span else np.nan)
-              for key in ("necessity", "sufficiency")]  # fmt: skip
     size = np.mean([len(row["words"]) for row in with_span]) if with_span else np.nan
-    return [*cells, f"{size:.1f}", *(f"{value:.2f}" for value in middle)]
+    return [*cells, f"{size:.1f}", _median(with_span, "necessity"),
+            _median(with_span, "sufficiency")]  # fmt: skip
 
 
-HEADER = ("kind", "n", "a span found", *(f"holds {part}; random" for part in PARTS),
-          "subject and rival only", "words", "necessity", "sufficiency")  # fmt: skip
+def _median(rows: Sequence[dict[str, Any]], key: str) -> str:
+    """The median of what is defined, and in how many it is."""
+    known = [row[key] for row in rows if not math.isnan(row[key])]
+    return f"{np.median(known):.2f} of {len(known)}" if known else ""
+
+
+HEADER = (
+    *("kind", "n", "a span found", *(f"holds {part}; random" for part in PARTS)),
+    *("subject and rival only", "words, mean", "necessity, median", "sufficiency, median"),
+)
 
 
 def published_line(name: str, rows: Sequence[dict[str, Any]]) -> list[str]:
@@ -166,9 +174,9 @@ def main() -> int:
     """Run the cases, print the tables, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--per-kind", type=int, default=20, help="hallucinations of each kind (20)")
+    parser.add_argument("--per-kind", type=int, default=10, help="hallucinations of each kind (10)")
     parser.add_argument("--most", type=int, default=120, help="cases of a kind to look at (120)")
-    parser.add_argument("--budget", type=int, default=4000)
+    parser.add_argument("--budget", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("experiments/out"))
     options = parser.parse_args()

@@ -143,7 +143,7 @@ class ReplacedWords:
         found: dict[str, str] = {}
         for text in self.texts:
             for word in re.findall(r"\w+", text):
-                if _is_content(word) and word.casefold() not in answers:
+                if is_content(word) and word.casefold() not in answers:
                     found.setdefault(word.casefold(), word)
         return [(word,) for word in found.values() if self.positions((word,))]
 
@@ -205,6 +205,6 @@ def _words(text: str) -> set[str]:
     return {word.casefold() for word in re.findall(r"\w+", text)}
 
 
-def _is_content(word: str) -> bool:
+def is_content(word: str) -> bool:
     """Whether a word can carry anything: two letters or more, and no stop word."""
     return sum(map(str.isalpha, word)) > 1 and word.casefold() not in STOP_WORDS
