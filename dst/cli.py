@@ -113,7 +113,10 @@ def trace(options: argparse.Namespace) -> int:
             from dst.studies.explain import explain
 
             accepted: Any = "proposed" if options.twin == "proposed" else None
-            report = explain(model, case, suggest=options.suggest, twin=accepted)
+            report = explain(
+                model, case, suggest=options.suggest, twin=accepted, semantic_map=options.map,
+                importance=options.importance, drift=options.drift, spans=options.spans,
+            )  # fmt: skip
         written: dict[str, str] = {}
         if folder is not None:
             with _doing("writing the page"):
@@ -354,6 +357,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("prompt", metavar="PROMPT", help="the text, ended where the answer begins")
     _case_options(one)
     _output_options(one, "write report.html and report.npz there")
+    _asked_options(one)
     one.add_argument("--model", metavar="ID|DIR", default="embedded", help=DEFAULT_MODEL)
     _engine_options(one)
     one.set_defaults(command=trace)
@@ -363,6 +367,12 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--json", action="store_true", help="print one JSON object instead")
     _engine_options(one)
     one.set_defaults(command=check)
+
+    from dst import cli_compare, cli_estimate, cli_study
+
+    cli_compare.add_commands(commands)
+    cli_estimate.add_commands(commands)
+    cli_study.add_commands(commands)
 
     testbed = commands.add_parser("testbed", help="models whose account is known")
     _testbed_commands(testbed.add_subparsers(title="commands", metavar="COMMAND", required=True))
@@ -414,11 +424,11 @@ def _testbed_commands(commands: Any) -> None:
     one.set_defaults(command=testbed_default)
 
 
-def _case_options(parser: argparse.ArgumentParser) -> None:
+def _case_options(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     case = parser.add_argument_group("the answers and the words that carry them")
     texts: dict[str, Any] = {"metavar": "TEXT", "action": "append", "default": []}
     right = "the answer that the context supports (again for other forms)"
-    case.add_argument("--contextual", **texts, required=True, help=right)
+    case.add_argument("--contextual", **texts, required=required, help=right)
     case.add_argument("--associative", **texts, help="the wrong one (default: the model's own)")
     inferred = "by default inferred"
     case.add_argument(
@@ -452,6 +462,17 @@ def _case_options(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--at", metavar="WORD", help="... and the wrong word in it (WORD#2: its second mention)"
     )
+
+
+def _asked_options(parser: argparse.ArgumentParser) -> None:
+    asked = parser.add_argument_group("what costs more, and is left out unless asked for")
+    for name, text in (
+        ("map", "the concepts of every layer and their effects"),
+        ("importance", "what the answer owes to the concepts"),
+        ("drift", "where the prompt drifts from a matched run"),
+        ("spans", "the words the answer hangs on, some thousand runs"),
+    ):
+        asked.add_argument(f"--{name}", action="store_true", help=text)
 
 
 def _output_options(parser: argparse.ArgumentParser, out: str) -> None:
@@ -605,6 +626,11 @@ def _summary(report: Any) -> dict[str, Any]:
         },
         "marks": [mark.to_records()[0] | {"note": mark.note} for mark in report.markers.marks],
         "suggestion": _inferred(report.suggestion),
+        **{
+            name: getattr(report, name).to_records()
+            for name in ("semantic_map", "importance", "drift", "spans")
+            if getattr(report, name) is not None
+        },
         "verdict": list(report.verdict),
         "notes": list(report.notes),
         "model": report.provenance.model,

@@ -280,7 +280,11 @@ def report(items: Items, out: Path, resamples: int) -> dict[str, Any]:
 def records(items: Items) -> list[dict[str, Any]]:
     """What the provenance says of the items: model, weights and seed of each."""
     return [
-        {"checkpoint": model, "weights_hash": digest, "seed": one.study["settings"]["seed"]}
+        {
+            "checkpoint": model,
+            "weights_hash": digest,
+            "seed": one.study.get("settings", {}).get("seed"),
+        }
         for model, one in items.tables.items()
         for digest in one.column("weights_hash")
     ]

@@ -56,6 +56,7 @@ ONLY_WHEN_ASKED = {"dst.models.bridge", "dst.models.nnsight"}
 # (who, whom): why. Such an import stands inside a function.
 EXCEPTIONS: dict[tuple[str, str], str] = {
     ("dst.core.results", "dst.report.page"): "Report.to_html is promised to users",
+    ("dst.core.comparison_results", "dst.report.comparison_page"): "Comparison.to_html as well",
 }
 
 # ------------------------------------------------------------------------------ the reader
@@ -107,6 +108,8 @@ def room_of(module: str) -> str:
     parts = module.split(".")
     if len(parts) == 1:
         return "__init__"
+    if parts[1].startswith("cli_"):  # its commands, a file each
+        return "cli"
     graders = (["testbed", "score"], ["testbed", "score_zoo"])
     return "testbed.score" if parts[1:3] in graders else parts[1]
 

@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, jaxtyped
 
 from dst.core.case import Case
-from dst.core.errors import InputError, ResultError
+from dst.core.errors import ResultError
 from dst.core.files import write_atomic
 from dst.core.shapes import beartype
+from dst.core.sites import state_at
 
 FORMAT = 1
 """Version of the file format; raised when a file written before can no longer be read."""
@@ -31,11 +32,23 @@ NOT_GIVEN = 0.05
 _CLASSES: dict[str, type] = {}
 
 FAMILIES = (
+    "dst.core.claims",
+    "dst.core.comparison_results",
+    "dst.core.drift_results",
+    "dst.core.estimate_results",
     "dst.core.failure_results",
+    "dst.core.importance_results",
+    "dst.core.label_results",
     "dst.core.lens_results",
+    "dst.core.map_results",
     "dst.core.patch_results",
+    "dst.core.patchscope_results",
     "dst.core.path_results",
+    "dst.core.position_results",
+    "dst.core.published_map_results",
+    "dst.core.span_results",
     "dst.core.statistics_results",
+    "dst.core.study_summary",
     "dst.core.suggestion",
 )
 """Modules beside this one that define results; `open_result` reads those too."""
@@ -312,14 +325,12 @@ class Score(Result):
         _check_reasons(self.name, self.value, self.reasons)
 
     def at(self, depth: float) -> float:
-        """The value at a share of depth: state round(depth * L), halves up.
+        """The value at a share of depth (`dst.core.sites.state_at`).
 
         Raises:
             InputError: The depth is not between 0 and 1.
         """
-        if not 0 <= depth <= 1:
-            raise InputError(f"The depth is {depth}", expected="a share from 0 to 1")
-        return float(self.value[math.floor(depth * (len(self.value) - 1) + 0.5)])
+        return float(self.value[state_at(depth, len(self.value) - 1)])
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row per state."""
@@ -473,7 +484,8 @@ class Pathways(Result):
         redundant: States at which no single role is needed for the context.
         cancelled: Whether the context's total is under the floor though parts of it are not.
         self_patch_error: Control: largest effect of putting a run's own states back, in logits.
-        donor_error: Control: largest difference from the donor's LD when every role is swapped.
+        donor_error: Control: largest difference from the donor's LD when every role is swapped;
+            NaN where no variant has the prompt's length.
         notes: What was drawn, left out or cannot be known.
         provenance: What it takes to compute this again.
     """
@@ -696,6 +708,14 @@ class Report(Result):
             where the case names both.
         failure: How the run fails (`dst.core.failure_results.FailureMode`); None where it is
             correct, or where the two pathways could not be measured.
+        claims: The verdict's sentences, each with what it rests on and the control that it passed
+            (`dst.core.claims.Claim`); empty in a report that was made without.
+        semantic_map: The concepts at i* and their effects (`dst.core.map_results.SemanticMap`),
+            where it was asked for.
+        importance: What LD owes to them (`dst.core.importance_results.ConceptImportance`),
+            likewise.
+        drift: Drift from a matched run (`dst.core.drift_results.Drift`), likewise.
+        spans: The words that the answer hangs on (`dst.core.span_results.Spans`), likewise.
     """
 
     case: Case
@@ -715,6 +735,11 @@ class Report(Result):
     continuation: str = ""
     suggestion: Result | None = None
     failure: Result | None = None
+    claims: tuple[Result, ...] = ()
+    semantic_map: Result | None = None
+    importance: Result | None = None
+    drift: Result | None = None
+    spans: Result | None = None
 
     def to_records(self) -> list[dict[str, Any]]:
         """One row: the case, its outcome, every score's total and every mark."""

@@ -7,10 +7,11 @@ block l of L (1-based). Every mark that `dst` reports is a state.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
-from dst.core.errors import InterventionError
+from dst.core.errors import InputError, InterventionError
 
 RESIDUAL_KINDS = ("resid_pre", "attn_out", "mlp_out", "resid_post")
 """Vectors of width d_model. attn_out and mlp_out are what is *added* to the residual
@@ -90,6 +91,17 @@ def state_of(site: Site) -> int:
         f"The site {site} is not a state of the residual stream",
         expected="resid_pre or resid_post",
     )
+
+
+def state_at(depth: float, n_layers: int) -> int:
+    """The state at a share of depth: round(depth * L), halves up.
+
+    Raises:
+        InputError: The depth is not between 0 and 1.
+    """
+    if not 0 <= depth <= 1:
+        raise InputError(f"The depth is {depth}", expected="a share from 0 to 1")
+    return math.floor(depth * n_layers + 0.5)
 
 
 def site_of_state(state: int, n_layers: int) -> Site:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -13,6 +15,9 @@ MOST_BYTES = 1 << 30
 
 UNKNOWN = 1 << 30
 """Free memory of a system that does not tell."""
+
+
+_ALLOWED: list[int] = []
 
 
 def free_bytes(device: torch.device) -> int:
@@ -41,8 +46,26 @@ def _left_to_group() -> int:
 
 def budget(device: torch.device) -> int:
     """Bytes that one batch may take: half of a GPU's free memory, else a quarter up to 1 GiB."""
+    if _ALLOWED:
+        return _ALLOWED[-1]
     free = free_bytes(device)
     return free // 2 if device.type == "cuda" else min(free // 4, MOST_BYTES)
+
+
+@contextlib.contextmanager
+def fixed_budget(n_bytes: int | None) -> Iterator[None]:
+    """Give every batch so many bytes, whatever is free: batches are then cut alike each time.
+
+    Batches of other sizes round otherwise in the last digit. None changes nothing.
+    """
+    if n_bytes is None:
+        yield
+        return
+    _ALLOWED.append(n_bytes)
+    try:
+        yield
+    finally:
+        _ALLOWED.pop()
 
 
 def device_of(engine: HooksBackend) -> torch.device:

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 PATIENCE = 2.0
 """Seconds after which work is long enough to be shown."""
 
+_inside = False
+
 
 @contextlib.contextmanager
 def progress(
@@ -16,9 +18,11 @@ def progress(
 ) -> Iterator[Callable[[int], None]]:
     """A function that is told how many steps were just done; it draws on the error stream.
 
-    The line appears after `PATIENCE` seconds and is gone when the work is done.
+    The line appears after `PATIENCE` seconds and is gone when the work is done. Work inside work
+    draws none of its own: one line, of the whole, says how long it takes.
     """
-    if not show:
+    global _inside
+    if not show or _inside:
         yield lambda n: None
         return
     from tqdm import tqdm
@@ -32,7 +36,9 @@ def progress(
         file=sys.stderr,
         disable=None,  # where the error stream is no terminal
     )
+    _inside = True
     try:
         yield lambda n: bar.update(n) and None
     finally:
+        _inside = False
         bar.close()

@@ -61,3 +61,21 @@ def test_short_work_shows_no_line(monkeypatch: pytest.MonkeyPatch) -> None:
     with progress("two pathways", 5) as tick:
         tick(5)
     assert "two pathways" not in stream.getvalue()
+
+
+def test_work_inside_work_draws_no_line_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setattr(module, "PATIENCE", 0.0)
+    with progress("cases", 2) as outer:
+        for _ in range(2):
+            with progress("two pathways", 1) as inner:
+                time.sleep(0.12)
+                inner(1)
+            outer(1)
+    assert "cases" in stream.getvalue()
+    assert "two pathways" not in stream.getvalue()
+    with progress("afterwards", 1) as tick:
+        time.sleep(0.12)
+        tick(1)
+    assert "afterwards" in stream.getvalue()
