@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,19 @@ from dst.core.errors import DSTError
 from dst.core.statistics_results import Statistic
 from dst.core.study_results import StudyTable
 from dst.studies.study import run_study
-from experiments.items import ANSWER_FREE, Items, by_group, held_out, scores
+from experiments.items import (
+    ANSWER_FREE,
+    CONFIG,
+    Items,
+    by_group,
+    held_out,
+    records,
+    scores,
+    told,
+)
 from experiments.tables import markdown, plain, write
 from experiments.zoo_study import OUT, tables
 
-CONFIG = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 MAX_PROBABILITY = "maximum probability"
 
 
@@ -89,15 +96,6 @@ def baselines(items: Items, resampling: Resampling, index: Mapping[str, float]) 
     place = np.array([index[one] for one in model])
     how: dict[str, Any] = {"clusters": word, "resampling": resampling, "unit": "group"}
     return {"checkpoint index alone": correlation(place, rate, method="pearson", **how)}
-
-
-def told(found: Statistic, digits: int = 2) -> str:
-    """A value with its interval; "" where there is none."""
-    if found.reason:
-        return ""
-    ends = found.interval
-    between = "" if ends.reason else f" ({ends.low:.{digits}f} to {ends.high:.{digits}f})"
-    return f"{plain(found.value, digits)}{between}"
 
 
 def table(results: Mapping[str, Mapping[str, Statistic]]) -> str:
@@ -275,19 +273,6 @@ def report(items: Items, out: Path, resamples: int) -> dict[str, Any]:
         values=values, rows=records(items), command="python -m experiments.correlation",
     )  # fmt: skip
     return values
-
-
-def records(items: Items) -> list[dict[str, Any]]:
-    """What the provenance says of the items: model, weights and seed of each."""
-    return [
-        {
-            "checkpoint": model,
-            "weights_hash": digest,
-            "seed": one.study.get("settings", {}).get("seed"),
-        }
-        for model, one in items.tables.items()
-        for digest in one.column("weights_hash")
-    ]
 
 
 if __name__ == "__main__":

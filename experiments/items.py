@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
+import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from dst.analysis.bootstrap import Resampling
 from dst.analysis.coherence import DEFINITIONS
+from dst.core.errors import DSTError
+from dst.core.statistics_results import Statistic
 from dst.core.study_results import StudyTable
+from experiments.tables import plain
+from experiments.zoo_study import OUT, tables
+
+CONFIG = tomllib.loads(Path(__file__).with_name("correlation.toml").read_text("utf-8"))
 
 DEPTHS = (0.25, 0.5, 0.75, 1.0)
 
@@ -91,3 +103,44 @@ def by_group(items: Items, values: np.ndarray) -> tuple[np.ndarray, ...]:
                 found.append((model, word, values[rows].mean(), items.error[rows].mean()))
     model, word, mean, rate = zip(*found, strict=True) if found else ((), (), (), ())
     return np.array(model), np.array(word), np.array(mean), np.array(rate)
+
+
+def asked(description: str) -> tuple[Path, Items, Resampling]:
+    """Folder to write to, the zoo's answered cases and the resampling that the command line names.
+
+    Without studies it exits with 2, saying why.
+    """
+    parser = argparse.ArgumentParser(description=description.split("\n", 1)[0])
+    parser.add_argument("--zoo", type=Path, default=OUT, help="where the zoo's studies are")
+    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
+    parser.add_argument("--resamples", type=int, default=CONFIG["resamples"])
+    given = parser.parse_args()
+    try:
+        items = Items.of(tables(given.zoo))
+    except DSTError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    resampling = Resampling(n_resamples=given.resamples, n_permutations=0, seed=CONFIG["seed"])
+    return given.out, items.where(~np.isnan(items.error)), resampling
+
+
+def told(found: Statistic, digits: int = 2) -> str:
+    """A value with its interval; "" where there is none."""
+    if found.reason:
+        return ""
+    ends = found.interval
+    between = "" if ends.reason else f" ({ends.low:.{digits}f} to {ends.high:.{digits}f})"
+    return f"{plain(found.value, digits)}{between}"
+
+
+def records(items: Items) -> list[dict[str, Any]]:
+    """What the provenance says of the items: model, weights and seed of each."""
+    return [
+        {
+            "checkpoint": model,
+            "weights_hash": digest,
+            "seed": one.study.get("settings", {}).get("seed"),
+        }
+        for model, one in items.tables.items()
+        for digest in one.column("weights_hash")
+    ]

@@ -9,9 +9,7 @@ margin is still undecided; what has arrived by then is printed beside it.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,12 +17,9 @@ import plotly.graph_objects as go
 
 from dst.analysis.bootstrap import Resampling
 from dst.analysis.within import within_groups
-from dst.core.errors import DSTError
 from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL
-from experiments.correlation import CONFIG, records, told
-from experiments.items import Items
+from experiments.items import Items, asked, records, told
 from experiments.tables import markdown, plain, write
-from experiments.zoo_study import OUT, tables
 
 DEPTHS = tuple(i / 8 for i in range(9))
 SCORES = (
@@ -84,18 +79,7 @@ def figure(curves: dict[str, list[dict[str, Any]]], confidence: float) -> go.Fig
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--zoo", type=Path, default=OUT)
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    parser.add_argument("--resamples", type=int, default=CONFIG["resamples"])
-    given = parser.parse_args()
-    try:
-        items = Items.of(tables(given.zoo))
-    except DSTError as error:
-        print(error, file=sys.stderr)
-        return 2
-    items = items.where(~np.isnan(items.error))
-    resampling = Resampling(n_resamples=given.resamples, n_permutations=0, seed=CONFIG["seed"])
+    out, items, resampling = asked(__doc__)
     confidence = within_groups(
         -items.confidence, items.error, items.model, clusters=items.word, resampling=resampling
     )
@@ -134,7 +118,7 @@ def main() -> int:
         },
     }  # fmt: skip
     write(
-        given.out, "predict_early", text=text, figure=figure(curves, confidence.value),
+        out, "predict_early", text=text, figure=figure(curves, confidence.value),
         values=values, rows=records(items), command="python -m experiments.predict_early",
     )  # fmt: skip
     return 0

@@ -10,9 +10,7 @@ in which a hallucination begins should not be found where none does.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +19,10 @@ import plotly.graph_objects as go
 from dst.analysis.bootstrap import Resampling
 from dst.analysis.coherence import DEFINITIONS
 from dst.analysis.within import within_groups
-from dst.core.errors import DSTError
 from dst.plot.palette import ASSOCIATIVE, CONTEXTUAL
 from dst.studies.rows import MARKS
-from experiments.correlation import CONFIG, records, told
-from experiments.items import Items
+from experiments.items import Items, asked, records, told
 from experiments.tables import markdown, plain, share, write
-from experiments.zoo_study import OUT, tables
 
 DEPTH = 0.75
 
@@ -70,7 +65,7 @@ def mark_rows(items: Items) -> dict[str, dict[str, int]]:
     found = {}
     for name, definition in MARKS:
         state = items.column(f"{name} ({definition})")
-        counts = {}
+        counts: dict[str, int] = {}
         for outcome, error in (("failing", 1.0), ("correct", 0.0)):
             mine = items.error == error
             counts |= {
@@ -102,18 +97,7 @@ def figure(marks: dict[str, dict[str, int]]) -> go.Figure:
 
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--zoo", type=Path, default=OUT)
-    parser.add_argument("--out", type=Path, default=Path("experiments/out"))
-    parser.add_argument("--resamples", type=int, default=CONFIG["resamples"])
-    given = parser.parse_args()
-    try:
-        items = Items.of(tables(given.zoo))
-    except DSTError as error:
-        print(error, file=sys.stderr)
-        return 2
-    items = items.where(~np.isnan(items.error))
-    resampling = Resampling(n_resamples=given.resamples, n_permutations=0, seed=CONFIG["seed"])
+    out, items, resampling = asked(__doc__)
     scores, marks = score_rows(items, resampling), mark_rows(items)
     text = "\n".join(
         [
@@ -146,7 +130,7 @@ def main() -> int:
         "marks": marks,
     }
     write(
-        given.out, "published_vs_ours", text=text, figure=figure(marks), values=values,
+        out, "published_vs_ours", text=text, figure=figure(marks), values=values,
         rows=records(items), command="python -m experiments.published_vs_ours",
     )  # fmt: skip
     return 0
