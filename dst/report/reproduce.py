@@ -16,6 +16,14 @@ _NAMES = {"twin_question": "twin"}
 # ... and those that it takes in one option, with commas.
 _LISTS = ("context_words", "competing_words")
 
+ASKED = {
+    "semantic_map": "--map",
+    "importance": "--importance",
+    "drift": "--drift",
+    "spans": "--spans",
+}
+"""What a report has only if asked for -> the option of `dst trace`."""
+
 
 def python_lines(report: Report) -> str:
     """A Python program: load the model, state the case, explain it, write the page."""
@@ -30,7 +38,7 @@ def python_lines(report: Report) -> str:
         "import dst\n\n"
         f"model = dst.load({', '.join(arguments)})\n"
         f"case = dst.Case(\n{fields})\n"
-        'dst.explain(model, case).to_html("report.html")\n'
+        f'dst.explain({", ".join(["model", "case", *_asked(report)])}).to_html("report.html")\n'
     )
 
 
@@ -60,9 +68,14 @@ def command_line(report: Report) -> tuple[str, tuple[str, ...]]:
         # Text with a leading dash would be read as an option of its own.
         words += [f"--{name}={text}"] if text.startswith("-") else [f"--{name}", text]
     words += ["--chat"] if case.chat else []
+    words += [option for name, option in ASKED.items() if getattr(report, name) is not None]
     words = [*words, "--", case.prompt] if case.prompt.startswith("-") else [case.prompt, *words]
     left_out = tuple(name for name in case.to_dict() if name not in taken)
     return shlex.join(["dst", "trace", *words]), left_out
+
+
+def _asked(report: Report) -> list[str]:
+    return [f"{name}=True" for name in ASKED if getattr(report, name) is not None]
 
 
 def _loading(report: Report) -> list[tuple[str, str]]:

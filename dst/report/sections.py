@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from markupsafe import Markup
 
 from dst.core.claims import Claim
+from dst.core.drift_results import Drift
+from dst.core.importance_results import ConceptImportance
+from dst.core.map_results import SemanticMap
 from dst.core.results import Report
+from dst.core.span_results import Spans
+from dst.report.concept_rows import (
+    drift_values,
+    importance_values,
+    map_values,
+    spans_values,
+)
 from dst.report.failure_rows import failure_values
 from dst.report.flow_rows import carried
 from dst.report.inferred_rows import inferred_values
@@ -125,6 +135,30 @@ def _attribution(report: Report) -> go.Figure:
     return plot.attribution(report.attribution)
 
 
+def _semantic_map(report: Report) -> go.Figure:
+    from dst import plot
+
+    return plot.semantic_map(cast(SemanticMap, report.semantic_map))
+
+
+def _importance(report: Report) -> go.Figure:
+    from dst import plot
+
+    return plot.concept_importance(cast(ConceptImportance, report.importance))
+
+
+def _drift(report: Report) -> go.Figure:
+    from dst import plot
+
+    return plot.drift(cast(Drift, report.drift))
+
+
+def _spans(report: Report) -> go.Figure:
+    from dst import plot
+
+    return plot.spans(cast(Spans, report.spans))
+
+
 def _margin(report: Report) -> go.Figure:
     """The margin with the marks on the lens; causal ones stand with the interventions."""
     from dst import plot
@@ -175,6 +209,34 @@ SECTIONS = (
         values=inferred_values,
     ),
     Section("strip", "What each layer was saying", values=_strip),
+    Section(
+        "map",
+        "Concepts and their effects",
+        present=lambda report: report.semantic_map is not None,
+        figure=_semantic_map,
+        values=map_values,
+    ),
+    Section(
+        "importance",
+        "What the answer owes to the concepts",
+        present=lambda report: report.importance is not None,
+        figure=_importance,
+        values=importance_values,
+    ),
+    Section(
+        "drift",
+        "Where meaning drifts",
+        present=lambda report: report.drift is not None,
+        figure=_drift,
+        values=drift_values,
+    ),
+    Section(
+        "spans",
+        "The words the answer hangs on",
+        present=lambda report: report.spans is not None,
+        figure=_spans,
+        values=spans_values,
+    ),
     Section(
         "pathways",
         "Two pathways",

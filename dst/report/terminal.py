@@ -11,6 +11,7 @@ from dst.plot.text import number, probability, visible, word
 from dst.plot.tokens import role_kind
 from dst.report.lines import Piece, cells, filled, fit, painted, side, wrapped
 from dst.report.rows import causes, headline, strip, unanswered
+from dst.report.terminal_concepts import concept_lines
 from dst.report.terminal_numbers import flow_lines, mark_lines, score_lines
 
 _MOST_STATES, _MOST_PROMPT_LINES = 9, 5
@@ -36,6 +37,7 @@ def render_text(report: Report, *, colour: bool, width: int, ascii_only: bool = 
         _strip(report, width),
         flow_lines(report.pathways, width) if report.pathways else [],
         [*score_lines(report.coherence.scores, width), *mark_lines(report, width)],
+        concept_lines(report, width),
         [*_verdict(report, width), *_notes(report, width)],
     )
     lines = "\n\n".join(

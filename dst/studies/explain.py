@@ -7,17 +7,22 @@ from typing import Literal
 
 from dst.analysis import readout
 from dst.core.case import Case
+from dst.core.claims import Claim
 from dst.core.results import NOT_GIVEN, LensReadout, Report, Trace
 from dst.models.backend import Backend
+from dst.studies.asked import asked_for
+from dst.studies.cost import with_cost
 from dst.studies.failure import failure
 from dst.studies.inferred import why_not, with_suggestion, with_twin
 from dst.studies.measure import coherence, markers, measure
 from dst.studies.rival import with_rival
 from dst.studies.verdict import answer_of, verdict
 from dst.tracing.prepare import DRAWS
+from dst.tracing.recordings import Recordings
 from dst.tracing.twins import propose_twin
 
 
+@with_cost
 def explain(
     model: Backend,
     case: Case,
@@ -27,6 +32,10 @@ def explain(
     seed: int = 0,
     suggest: bool = True,
     twin: Literal["proposed"] | None = None,
+    semantic_map: bool = False,
+    importance: bool = False,
+    drift: bool = False,
+    spans: bool = False,
 ) -> Report:
     """The whole account of one case: what each layer was saying, and where it turned.
 
@@ -43,9 +52,14 @@ def explain(
         seed: Seed of the draws and of the bootstrap.
         suggest: Infer a cue and a subject that the case does not name (`dst.suggest`).
         twin: ``"proposed"`` uses the twin that is proposed for a yes/no prompt without one.
+        semantic_map: Also map the concepts and what the prompt's words do to them.
+        importance: Also measure what LD owes to the concepts.
+        drift: Also measure where the prompt drifts from a matched run.
+        spans: Also search for the words that the answer hangs on: some thousand forward passes.
 
     Returns:
-        A `Report`: every result, a verdict in sentences, notes on what cannot be known.
+        A `Report`: every result, a verdict in sentences, notes on what cannot be known and on
+        what it took.
 
     Raises:
         CaseError, TokenError, ModelError: What was given does not fit; says what to do.
@@ -58,17 +72,28 @@ def explain(
     if suggest:
         case, suggestion, told = with_suggestion(model, case, seed=seed)
         inferred = (*inferred, *told)
-    run = measure(model, case, k=k, draws=draws, seed=seed)
+    runs = Recordings(model, case, draws=draws, seed=seed)
+    run = measure(model, case, k=k, draws=draws, seed=seed, runs=runs)
     seen, lens = run.seen, run.lens
     score = coherence(model, case, measured=run)
     marks = markers(model, case, measured=run, score=score)
     greedy = int(seen.logits.argmax())
     outcome = outcome_of(seen, greedy)
-    opening, *account = verdict(case, seen, lens, marks, outcome, run.paths, run.fixes)
     mode = None
     if run.paths is not None and outcome != "correct":
-        mode = failure(model, case, paths=run.paths, fixes=run.fixes, draws=draws, seed=seed)
-        account.append(mode.says)
+        mode = failure(
+            model, case, paths=run.paths, fixes=run.fixes, draws=draws, seed=seed, runs=runs
+        )
+    opening, *account = verdict(
+        case, seen, lens, marks, outcome, run.paths, run.fixes, run.parts, mode
+    )
+    claims = (opening, *(Claim(text, "inferred") for text in inferred), *account)
+    wanted = {
+        "semantic_map": semantic_map, "importance": importance, "drift": drift, "spans": spans,
+    }  # fmt: skip
+    asked = asked_for(
+        model, case, [name for name, on in wanted.items() if on], draws=draws, seed=seed
+    )
     return Report(
         case=case,
         trace=seen,
@@ -78,8 +103,8 @@ def explain(
         outcome=outcome,
         answer=answer_of(seen, lens),
         answer_prob=math.exp(float(lens.top_log_prob[-1, 0])),
-        verdict=(opening, *inferred, *account),
-        notes=(*run.notes, *why_not(suggestion), *_notes(model, case, seen)),
+        verdict=tuple(claim.says for claim in claims),
+        notes=(*run.notes, *why_not(suggestion), *_notes(model, case, seen), *asked.notes),
         provenance=model.provenance(seed=seed, k=k, draws=draws),
         pathways=run.paths,
         repairs=run.fixes,
@@ -87,6 +112,8 @@ def explain(
         continuation=_continuation(model, seen) if _unanswered(lens) else "",
         suggestion=suggestion,
         failure=mode,
+        claims=claims,
+        **asked.results,
     )
 
 

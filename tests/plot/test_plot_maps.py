@@ -453,6 +453,10 @@ def test_the_published_map_is_dashed_open_and_has_its_omegas() -> None:
         "instrument → fish": 0.125,
     }
     assert all(trace.line.dash != "solid" for (trace,) in found.values())
+    fish, instrument = named(fig, "associative"), named(fig, "contextual")
+    (down,) = found["fish → instrument"]
+    assert (down.x[0], down.y[0]) == (fish.x[0], fish.y[0])
+    assert (down.x[-1], down.y[-1]) == (instrument.x[0], instrument.y[0])
     assert list(named(fig, "associative").marker.symbol) == ["diamond-open"]
     assert "Published map, after block 2" in said(fig)
     assert "2 Ω edges by 2 tokens" in said(fig)
