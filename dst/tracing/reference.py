@@ -26,7 +26,7 @@ from dst.models.backend import Backend, require
 from dst.models.pretrained import folder_of
 from dst.models.reference import reference_sentences
 from dst.models.tokens import TokenizedCase, tokenize_case
-from dst.tracing.concepts import knows
+from dst.tracing.concept_vectors import knows
 from dst.tracing.dose import dose
 from dst.tracing.lens import read_state
 from dst.tracing.progress import progress

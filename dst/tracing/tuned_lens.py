@@ -29,7 +29,7 @@ from dst.core.sites import site_of_state
 from dst.models.backend import Backend, require
 from dst.models.reference import reference_sentences
 from dst.models.text import encode
-from dst.tracing.concepts import knows
+from dst.tracing.concept_vectors import knows
 from dst.tracing.progress import progress
 
 SHARES = (0.6, 0.2, 0.2)

@@ -22,10 +22,13 @@ from dst.core.case import Case, Prompt, mentions
 from dst.core.lens_results import TunedLens
 from dst.core.sites import site_of_state
 from dst.models.backend import Backend
+from dst.models.meter import kept_for_later
 from dst.models.tokens import encode, render
-from dst.tracing.concepts import said
+from dst.tracing.concept_vectors import said
 from dst.tracing.lens import read_state
 from dst.tracing.prepare import Prepared
+from dst.tracing.recordings import Recordings
+from dst.tracing.swaps import Recorded
 
 FLAT = 1e-6
 """A word whose lens logit has a smaller standard deviation over the sentences has no z."""
@@ -80,6 +83,8 @@ def word_scores(
     ready: Prepared,
     sentences: Sequence[str],
     lenses: Sequence[TunedLens | None],
+    *,
+    runs: Recordings | None = None,
 ) -> list[WordScores]:
     """The z of a case's concept words at i*, on the prompt and on its neutral draws, per lens.
 
@@ -92,6 +97,7 @@ def word_scores(
         ready: The case; its neutral variants are the draws.
         sentences: Reference sentences that the model knows.
         lenses: The lenses to read with; None is the logit lens.
+        runs: The runs of this case, if something else is measured on them too.
 
     Raises:
         TokenError: The tokenizer does not know a word.
@@ -102,8 +108,8 @@ def word_scores(
         ids, dropped = _first_tokens(model, ready, words)
         sides.append(ids)
         left_out += dropped
-    rows = [ready.tokenized.ids, *(row.ids for row in ready.variants.neutral)]
-    resid = _at_end(model, rows)  # [state row d_model]
+    rows = [ready.x, *ready.variants.neutral]
+    resid = at_end(model, [row.ids for row in rows]) if runs is None else _recorded(runs(rows))
     out = []
     for lens in lenses:
         ordinary = statistics(model, case, ready.tokenized.ids[-1], sentences, lens)
@@ -131,10 +137,11 @@ def statistics(
         sentences: Reference sentences that the model knows.
         lens: The lens; None is the logit lens.
     """
-    known = _KNOWN.setdefault(model, {})
+    known = KNOWN.setdefault(model, {})
     key = (tuple(sentences), last, case.is_chat, "" if lens is None else lens.fingerprint)
     if key not in known:
-        made = _statistics(model, ended(model, case, last, sentences), lens)
+        with kept_for_later():
+            made = _statistics(model, ended(model, case, last, sentences), lens)
         while known and (len(known) + 1) * 2 * made.mean.size > MOST_KEPT:
             known.pop(next(iter(known)))
         known[key] = made
@@ -159,7 +166,7 @@ def ended(
 # -- inside ------------------------------------------------------------------------------------
 
 _Key = tuple[tuple[str, ...], int, bool, str]
-_KNOWN: weakref.WeakKeyDictionary[Backend, dict[_Key, Statistics]] = weakref.WeakKeyDictionary()
+KNOWN: weakref.WeakKeyDictionary[Backend, dict[_Key, Statistics]] = weakref.WeakKeyDictionary()
 
 
 def _first_tokens(
@@ -179,7 +186,7 @@ def _first_tokens(
     return ids, dropped
 
 
-def _at_end(model: Backend, rows: Sequence[Sequence[int]]) -> Float[np.ndarray, "state row d"]:
+def at_end(model: Backend, rows: Sequence[Sequence[int]]) -> Float[np.ndarray, "state row d"]:
     """Residual states at each row's last position, float32."""
     n_layers = model.spec.n_layers
     sites = [site_of_state(state, n_layers) for state in range(n_layers + 1)]
@@ -195,10 +202,18 @@ def _at_end(model: Backend, rows: Sequence[Sequence[int]]) -> Float[np.ndarray, 
     return out
 
 
+def _recorded(run: Recorded) -> Float[np.ndarray, "state row d"]:
+    """Recorded states at each draw's last position, float32."""
+    assert run.base is not None
+    rows = list(run.recorded[: len(run)])
+    last = [len(ids) - 1 for ids in run.rows[: len(run)]]
+    return np.asarray(run.base.states[:, rows, last].float().cpu().numpy())
+
+
 def _statistics(
     model: Backend, rows: Sequence[Sequence[int]], lens: TunedLens | None
 ) -> Statistics:
-    resid = _at_end(model, rows)
+    resid = at_end(model, rows)
     mean = np.empty((len(resid), model.spec.d_vocab), dtype=np.float32)
     sd = np.empty_like(mean)
     for state, h in enumerate(resid):
