@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 from dst.core.errors import CapabilityError
 from dst.models.families import text_config
 from dst.models.hooks import HooksBackend
+from dst.models.meter import count, kept_for_later
 
 QUERY_AXIS = {
     "attention_mask": -2,
@@ -25,6 +27,11 @@ QUERY_AXIS = {
 
 PER_HEAD = {"alibi", "position_bias"}
 """Arguments with one entry per head and key, and none per query: kept whole."""
+
+
+MOST_LENGTHS, LONGEST = 64, 512
+"""Lengths of a row that are remembered per model, the first forgotten first; and the longest of
+them: an eager mask grows as the square of it."""
 
 
 @dataclass(frozen=True)
@@ -72,15 +79,44 @@ class Call:
 
 
 def calls_of(engine: HooksBackend, row: Sequence[int], device: torch.device) -> tuple[Call, ...]:
-    """What every block is given for a row by itself, besides its input."""
-    from transformers import DynamicCache
+    """What every block is given for a row by itself, besides its input; asked once per length.
 
+    It depends on positions alone, or is refused (`call_of`), so that any row will do.
+
+    Raises:
+        CapabilityError: This model's attention takes no mask, or its blocks are given what
+            does not depend on positions alone.
+    """
     kind = str(getattr(text_config(engine.model), "_attn_implementation", None))
     if kind not in ("eager", "sdpa"):
         raise CapabilityError(
             f"This model's attention ({kind}) takes no mask per query and key",
             do="Load it with attn_implementation='sdpa' or 'eager'",
         )
+    known = _KNOWN.setdefault(engine.model, {})
+    key = (len(row), kind, str(device), str(next(engine.model.parameters()).dtype))
+    if key in known:
+        return known[key]
+    made = _seen(engine, row, device, kind)
+    if len(row) <= LONGEST:
+        while len(known) >= MOST_LENGTHS:
+            known.pop(next(iter(known)))
+        known[key] = made
+    return made
+
+
+_Key = tuple[int, str, str, str]
+_KNOWN: weakref.WeakKeyDictionary[nn.Module, dict[_Key, tuple[Call, ...]]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _seen(
+    engine: HooksBackend, row: Sequence[int], device: torch.device, kind: str
+) -> tuple[Call, ...]:
+    """What the blocks are given, seen in a run of the row."""
+    from transformers import DynamicCache
+
     cache, thread = DynamicCache(), threading.get_ident()
     seen: dict[int, Call] = {}
 
@@ -102,6 +138,8 @@ def calls_of(engine: HooksBackend, row: Sequence[int], device: torch.device) -> 
     try:
         ids = torch.tensor([list(row)], device=device)
         engine.anatomy.body(input_ids=ids, use_cache=True, past_key_values=cache)
+        with kept_for_later():
+            count(len(row) * len(handles), len(handles))
     finally:
         for handle in handles:
             handle.remove()

@@ -60,6 +60,9 @@ class HooksBackend:
     lacks: ClassVar[Mapping[str, str]] = {}
     """What an engine does not offer, with the reason."""
 
+    computes: ClassVar[bool] = True
+    """Whether it runs the model, and does not only say what it would run."""
+
     def __init__(
         self, model: nn.Module, tokenizer: Any, *, name: str = "", revision: str = ""
     ) -> None:

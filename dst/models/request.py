@@ -23,6 +23,7 @@ from dst.models.interventions import (
     resolve_cuts,
     resolve_edits,
 )
+from dst.models.meter import count
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Request:
         states: Mapping[Site, torch.Tensor],
         readable: Mapping[int, torch.Tensor],
     ) -> Run:
-        """The run, with a receipt for every edit and cut.
+        """The run, counted, with a receipt for every edit and cut.
 
         Args:
             spec: The model's.
@@ -74,6 +75,7 @@ class Request:
             InterventionError: An edit or cut never fired, or a query was left without keys.
             ModelError: Activations or logits are not finite.
         """
+        count(self.batch.ids.numel() * spec.n_layers, spec.n_layers)
         for site in self.capture:
             if site not in states:
                 raise CapabilityError(f"This model's forward pass does not go through {site}")

@@ -13,9 +13,11 @@ proves the rest against full runs when a model is loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -28,7 +30,14 @@ from dst.models.batch import Batch
 from dst.models.calls import Call, calls_of
 from dst.models.hooks import HooksBackend, _evaluating, _Hooks
 from dst.models.interventions import Resolved, cut_mask, edited, keep_a_key
+from dst.models.meter import count
 from dst.models.request import Request, work_out
+
+if TYPE_CHECKING:
+    from dst.models.dry import DryEngine
+
+KEYS_AND_VALUES = 0.25
+"""Share of a block's work that keys and values are, at the most: a projection of three."""
 
 
 @dataclass(frozen=True)
@@ -163,6 +172,8 @@ def record(
     """
     from transformers import DynamicCache
 
+    if not engine.computes:
+        return _counted(engine, rows, capture, logits_at)
     request = work_out(engine.spec, engine.anatomy.missing, rows, None, capture, (), (), logits_at)
     hooks, n_layers = _Hooks(engine.anatomy, request), engine.spec.n_layers
     # Without a configuration every layer keeps all of its keys, also those with a window.
@@ -212,8 +223,47 @@ def replay(
         InterventionError: Cuts leave a query without keys.
         ModelError: Logits are not finite.
     """
+    with at_work(engine):
+        todo = _Replay(engine, prefix, base_state, runs)
+        count(*todo.work())
+        return todo.run() if engine.computes else todo.stand_in()
+
+
+def _counted(
+    engine: HooksBackend,
+    rows: Sequence[Sequence[int]],
+    capture: Iterable[Site],
+    logits_at: Positions | None,
+) -> tuple[Run, Prefix]:
+    """What an engine that computes nothing records: its run, keys and values without numbers."""
+    run = engine.run(rows, capture=capture, logits_at=logits_at)
+    nothing = (torch.zeros(*run.ids.shape, 0).unsqueeze(1),) * engine.spec.n_layers
+    lengths = set(run.lengths.tolist())
+    return run, Prefix(tuple(map(tuple, rows)), nothing, nothing, dict.fromkeys(lengths, ()))
+
+
+@contextlib.contextmanager
+def at_work(engine: HooksBackend) -> Iterator[None]:
+    """The model is ours, without gradients or dropout; once inside, entering it again is free."""
+    if engine.model in _OURS.models:
+        yield
+        return
     with engine._lock, torch.no_grad(), _evaluating(engine.model):
-        return _Replay(engine, prefix, base_state, runs).run()
+        _OURS.models.append(engine.model)
+        try:
+            yield
+        finally:
+            _OURS.models.pop()
+
+
+class _Ours(threading.local):
+    """Models that this thread is at work with."""
+
+    def __init__(self) -> None:
+        self.models: list[nn.Module] = []
+
+
+_OURS = _Ours()
 
 
 class _Replay:
@@ -250,6 +300,34 @@ class _Replay:
             hidden = self._block(state, hidden, self.rows[: len(hidden)])
         assert hidden is not None
         return self._answer(hidden[:, [place - runs.first for place in runs.read]])
+
+    def work(self) -> tuple[float, int]:
+        """Positions times blocks, and calls of blocks."""
+        runs, total, calls = self.runs, 0.0, 0
+        n_pos, read = runs.length - runs.first, len(runs.read)
+        for layer in range(min(runs.starts), self.n_layers):
+            here = sum(start <= layer for start in runs.starts)
+            short = layer == self.n_layers - 1 and self._may_be_short()
+            total += here * (read + KEYS_AND_VALUES * (n_pos - read) if short else n_pos)
+            calls += 2 if short else 1
+        return total, calls
+
+    def stand_in(self) -> Replayed:
+        """What an engine that computes nothing answers: every change made, nothing known."""
+        runs, engine = self.runs, cast("DryEngine", self.engine)
+        n = len(runs.rows)
+        pushed = [False] * n
+        for item in runs.edits:
+            item.fired, item.squared = item.row_index.numel(), torch.zeros(len(item.row_index))
+            for row in item.row_index.flatten().tolist():
+                pushed[row] |= item.edit.op == "add"
+        tokens = slice(None) if runs.tokens is None else list(runs.tokens)
+        where = torch.zeros(n, runs.length - runs.first, dtype=torch.long)
+        return Replayed(
+            engine.replayed(pushed, len(runs.read))[..., tokens],
+            {site: engine.state(site, where) for site in runs.capture},
+            {layer: blocked[:, :, runs.first :] for layer, blocked in runs.blocked.items()},
+        )
 
     def _joined(self, hidden: torch.Tensor | None, state: int) -> torch.Tensor:
         """The batch with the runs that start at this state, as the base left them."""

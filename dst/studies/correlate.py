@@ -200,6 +200,7 @@ def _labels(table: StudyTable, names: Sequence[str], *, own: bool = False) -> li
 
 
 def provenance_of(table: StudyTable, seed: int) -> Provenance:
+    """What it takes to compute a statistic of a study again."""
     study = table.study
     if not study:
         return Provenance(seed=seed)

@@ -9,6 +9,7 @@ from dst.core.results import Pathways, Repairs
 from dst.models.backend import Backend
 from dst.tracing.failures import failure_evidence
 from dst.tracing.prepare import DRAWS
+from dst.tracing.recordings import Recordings
 
 
 def failure(
@@ -20,6 +21,7 @@ def failure(
     draws: int = DRAWS,
     seed: int = 0,
     show_progress: bool = True,
+    runs: Recordings | None = None,
 ) -> FailureMode:
     """Why a run hallucinates: knowledge or format, lag, collapse, hijack, or unclassified.
 
@@ -35,6 +37,7 @@ def failure(
         draws: How many variants to draw.
         seed: Seed of the draws and of the random directions.
         show_progress: Draw a line with the time left on the error stream after two seconds.
+        runs: The runs of this case with these draws, if something else is measured on them too.
 
     Returns:
         `FailureMode`: the mode ("" for a run that is correct), the first rule that holds
@@ -46,6 +49,13 @@ def failure(
     Source: METHOD 7. The paper names two modes and gives no criterion that can be measured.
     """
     evidence = failure_evidence(
-        model, case, paths=paths, fixes=fixes, draws=draws, seed=seed, show_progress=show_progress
+        model,
+        case,
+        paths=paths,
+        fixes=fixes,
+        draws=draws,
+        seed=seed,
+        show_progress=show_progress,
+        runs=runs,
     )
     return failure_mode(evidence)

@@ -5,20 +5,24 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
 from dst.analysis import coherence as scores
 from dst.analysis import markers as rules
-from dst.analysis.band import LEAST_RUNS, band_of
+from dst.analysis.band import LEAST_RUNS, Band, band_of
 from dst.analysis.commitment import absent, dose_commitment
 from dst.analysis.flows import LEAST_FLOOR
+from dst.analysis.separation import separation, without
 from dst.core.case import Case
 from dst.core.errors import CaseError, TokenError
 from dst.core.lens_results import ReferenceRuns, TunedLens
 from dst.core.results import (
     Attribution,
     Coherence,
+    Dose,
     LensReadout,
     Mark,
     Markers,
@@ -28,19 +32,22 @@ from dst.core.results import (
     Trace,
 )
 from dst.models.backend import Backend
+from dst.models.meter import kept_for_later
 from dst.models.reference import reference_sentences
-from dst.tracing import concepts
+from dst.tracing import concept_vectors as concepts
 from dst.tracing.attribution import attribution
 from dst.tracing.commitment import repairs
 from dst.tracing.dose import dose
 from dst.tracing.lens import logit_lens
 from dst.tracing.pathways import pathways
-from dst.tracing.prepare import DRAWS, prepare
+from dst.tracing.prepare import DRAWS
+from dst.tracing.recordings import Recordings
 from dst.tracing.reference import Aids, aids
+from dst.tracing.separation import AnswerStates, answer_states
 from dst.tracing.trace import trace
 from dst.tracing.words import LEAST_SENTENCES, WordScores, word_scores
 
-_CENTRES: weakref.WeakKeyDictionary[Backend, np.ndarray | None] = weakref.WeakKeyDictionary()
+CENTRES: weakref.WeakKeyDictionary[Backend, np.ndarray | None] = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -55,9 +62,12 @@ class Measured:
         words: z of the concept words, by the logit lens and by the tuned lens; of those lenses
             that there are, and none where `no_words` says why.
         no_words: Why there are no z.
+        senses: States at i* under every cue; None where the case cannot be made ready.
         paths: The two flows; None where they could not be measured.
         fixes: What repairs the run; None likewise.
         parts: What each component adds to LD; None likewise.
+        pushes: How hard the answer must be pushed; None where `no_pushes` says why.
+        no_pushes: Why there is no dose.
         notes: What was drawn for it, or why the flows could not be measured.
     """
 
@@ -67,9 +77,12 @@ class Measured:
     tuned: LensReadout | None
     words: tuple[WordScores, ...]
     no_words: str
+    senses: AnswerStates | None
     paths: Pathways | None
     fixes: Repairs | None
     parts: Attribution | None
+    pushes: Dose | None
+    no_pushes: str
     notes: tuple[str, ...]
 
 
@@ -82,6 +95,7 @@ def measure(
     seed: int = 0,
     lens: TunedLens | None = None,
     reference: ReferenceRuns | None = None,
+    runs: Recordings | None = None,
 ) -> Measured:
     """Run everything that the scores and marks of a case rest on.
 
@@ -97,6 +111,7 @@ def measure(
         seed: Seed of the draws and of the bootstrap.
         lens: A tuned lens of the model; by default the one in its folder, if there is one.
         reference: Its correct runs; by default those in its folder, if there are some.
+        runs: The runs of this case with these draws, if something else is measured on them too.
 
     Raises:
         CaseError, TokenError, ModelError: As `dst.trace`.
@@ -105,28 +120,27 @@ def measure(
     """
     seen = trace(model, case)
     at_hand = aids(model, lens, reference)
+    runs = Recordings(model, case, draws=draws, seed=seed) if runs is None else runs
     tuned = None if at_hand.lens is None else logit_lens(model, seen, lens=at_hand.lens, k=k)
-    words, no_words = _words(model, case, at_hand, draws, seed)
-    read = (logit_lens(model, seen, k=k), at_hand, tuned, words, no_words)
-    missing = [
-        name
-        for name, given in (("cue", case.cue or case.neutral),
-                            ("subject", case.subject or case.substitute))
-        if not given
-    ]  # fmt: skip
-    if missing:
-        why = f"The two pathways were not measured: the case names no {' and no '.join(missing)}."
-        return Measured(seen, *read, None, None, None, (why,))
-    try:
-        paths = pathways(model, case, draws=draws, seed=seed)
-        fixes = repairs(model, case, draws=draws, seed=seed)
-        one_prompt = case.twin_question is None and {"heads", "components"} <= model.can
-        parts = attribution(model, case, draws=draws, seed=seed) if one_prompt else None
-    except (CaseError, TokenError) as error:
-        return Measured(
-            seen, *read, None, None, None, (f"The two pathways were not measured: {error}",)
-        )
-    return Measured(seen, *read, paths, fixes, parts, paths.notes)
+    words, no_words = _words(model, case, at_hand, runs)
+    senses = _senses(model, runs)
+    pushes, no_pushes = _pushes(model, case, at_hand, runs)
+    paths, fixes, parts, notes = _flows(model, case, runs)
+    return Measured(
+        seen=seen,
+        lens=logit_lens(model, seen, k=k),
+        aids=at_hand,
+        tuned=tuned,
+        words=words,
+        no_words=no_words,
+        senses=senses,
+        paths=paths,
+        fixes=fixes,
+        parts=parts,
+        pushes=pushes,
+        no_pushes=no_pushes,
+        notes=notes,
+    )
 
 
 def coherence(
@@ -170,6 +184,7 @@ def coherence(
     return Coherence(
         scores=(
             *_causal(measured.paths, measured.parts),
+            *_separations(measured),
             scores.dss_published(
                 concepts.published_vectors(model, seen, context),
                 concepts.published_vectors(model, seen, competing),
@@ -239,7 +254,7 @@ def markers(
     return Markers(
         marks=(
             *causal,
-            _dose_commitment(model, case, measured),
+            _dose_commitment(model, measured),
             *_at_answer(measured.paths),
             *_lens_marks(score["margin"], measured.lens, measured.aids),
             *(_lens_marks(score["margin_tuned"], tuned, measured.aids) if tuned else ()),
@@ -252,7 +267,7 @@ def markers(
 def _lens_marks(margin: Score, read: LensReadout, at_hand: Aids) -> tuple[Mark, ...]:
     """Onset, inversion and commitment of one lens, the onset by the band of correct runs."""
     margins, why = at_hand.margins(read.lens)
-    band = None if margins is None else band_of(margins)
+    band = None if margins is None else _band(np.float64(margins).tobytes(), margins.shape)
     note = ""
     if margins is not None and band is None:
         why = f"needs {LEAST_RUNS} correct runs, and the reference has {len(margins)}"
@@ -270,21 +285,60 @@ def _lens_marks(margin: Score, read: LensReadout, at_hand: Aids) -> tuple[Mark, 
     )
 
 
-def _dose_commitment(model: Backend, case: Case, measured: Measured) -> Mark:
-    """The mark by dose; NaN without doses of correct runs, which nothing was run for then."""
-    reference, n_layers = measured.aids.reference, model.spec.n_layers
-    if reference is None or not len(reference.dose):
-        why = measured.aids.no_reference or "the reference holds no doses"
-        return absent("dose", n_layers, why)
+@lru_cache(maxsize=8)
+def _band(margins: bytes, shape: tuple[int, ...]) -> Band | None:
+    """The band of correct runs, which is the same for every case: judged once."""
+    return band_of(np.frombuffer(margins).reshape(shape))
+
+
+def _dose_commitment(model: Backend, measured: Measured) -> Mark:
+    """The mark by dose; NaN without doses, or without those of correct runs."""
+    reference = measured.aids.reference
+    if measured.pushes is None or reference is None:
+        return absent("dose", model.spec.n_layers, measured.no_pushes)
+    return dose_commitment(measured.pushes.value, list(reference.dose))
+
+
+def _flows(
+    model: Backend, case: Case, runs: Recordings
+) -> tuple[Pathways | None, Repairs | None, Attribution | None, tuple[str, ...]]:
+    """The two flows, the repairs and the attribution, with notes; None and why they are not."""
+    missing = [
+        name
+        for name, given in (("cue", case.cue or case.neutral),
+                            ("subject", case.subject or case.substitute))
+        if not given
+    ]  # fmt: skip
+    if missing:
+        why = f"The two pathways were not measured: the case names no {' and no '.join(missing)}."
+        return None, None, None, (why,)
+    how: dict[str, Any] = {"draws": runs.draws, "seed": runs.seed}
+    try:
+        paths = pathways(model, case, **how, runs=runs)
+        fixes = repairs(model, case, **how, runs=runs)
+        one_prompt = case.twin_question is None and {"heads", "components"} <= model.can
+        parts = attribution(model, case, **how, ready=runs.ready) if one_prompt else None
+    except (CaseError, TokenError) as error:
+        return None, None, None, (f"The two pathways were not measured: {error}",)
+    return paths, fixes, parts, paths.notes
+
+
+def _pushes(model: Backend, case: Case, at_hand: Aids, runs: Recordings) -> tuple[Dose | None, str]:
+    """The doses; none, with the reason, where they are undefined or nothing is to compare with."""
+    if at_hand.reference is None or not len(at_hand.reference.dose):
+        return None, at_hand.no_reference or "the reference holds no doses"
     if case.twin_question is not None:
-        return absent("dose", n_layers, "a yes/no question with a twin is two prompts")
+        return None, "a yes/no question with a twin is two prompts"
     if "edits" not in model.can:
-        return absent("dose", n_layers, "the engine cannot edit")
-    return dose_commitment(dose(model, case).value, list(reference.dose))
+        return None, "the engine cannot edit"
+    try:
+        return dose(model, case, runs=runs), ""
+    except TokenError:  # a variant does not fit; the prompt itself does
+        return dose(model, case), ""
 
 
 def _words(
-    model: Backend, case: Case, at_hand: Aids, draws: int, seed: int
+    model: Backend, case: Case, at_hand: Aids, runs: Recordings
 ) -> tuple[tuple[WordScores, ...], str]:
     """The concept words' z by the logit lens and the tuned lens; none, with the reason."""
     if not case.context_words or not case.competing_words:
@@ -294,13 +348,39 @@ def _words(
     if (n := len(at_hand.reference.sentences)) < LEAST_SENTENCES:
         return (), f"the model knows {n} reference sentences, and {LEAST_SENTENCES} are needed"
     try:
-        ready = prepare(model, case, draws=draws, seed=seed)
+        ready = runs.ready
     except TokenError as error:
         return (), f"no neutral prompt: {error}"
     if not ready.variants.neutral:
         return (), "no neutral prompt: the case names no cue"
     lenses = (None,) if at_hand.lens is None else (None, at_hand.lens)
-    return (*word_scores(model, ready, at_hand.reference.sentences, lenses),), ""
+    sentences = at_hand.reference.sentences
+    recorded = runs if ready.variants.twin is None else None  # words are read without the twin
+    return (*word_scores(model, ready, sentences, lenses, runs=recorded),), ""
+
+
+def _senses(model: Backend, runs: Recordings) -> AnswerStates | None:
+    """States at i* of the prompt, of x_swap and of the draws of x_0."""
+    try:
+        return answer_states(model, runs)
+    except (CaseError, TokenError):
+        return None
+
+
+def _separations(measured: Measured) -> tuple[Score, ...]:
+    """How far apart the cues leave the answer's states: three scores without an answer's sign."""
+    names = ("separation", "separation_projected", "separation_neutral")
+    senses = measured.senses
+    if senses is None:
+        n_states = len(measured.seen.resid)
+        return tuple(
+            scores.undefined(name, n_states, "the case cannot be made ready") for name in names
+        )
+    projected = [without(states, senses.directions) for states in (senses.x, senses.swap)]
+    pairs = ((senses.x, senses.swap), projected, (senses.x, senses.neutral))
+    return tuple(
+        separation(x, others, name=name) for name, (x, others) in zip(names, pairs, strict=True)
+    )
 
 
 def _cas_signed(measured: Measured) -> tuple[Score, Score]:
@@ -384,8 +464,9 @@ def _dss_corrected(
 
 def _centre(model: Backend) -> np.ndarray | None:
     """Mean residual of the reference sentences that the model knows, run once per model."""
-    if model not in _CENTRES:
+    if model not in CENTRES:
         sentences = reference_sentences(model.spec.name)
         known = [text for text in sentences if concepts.knows(model, text)]
-        _CENTRES[model] = concepts.mean_residual(model, known) if known else None
-    return _CENTRES[model]
+        with kept_for_later():
+            CENTRES[model] = concepts.mean_residual(model, known) if known else None
+    return CENTRES[model]

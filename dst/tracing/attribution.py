@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -16,12 +17,20 @@ from dst.core.results import Attribution
 from dst.core.sites import Site
 from dst.models.backend import Backend, Run, require
 from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.replay import MOST_TOKENS
 
 CLOSURE = 1e-4
 """Largest part of LD that the components may miss, relative to max(1, |LD|)."""
 
 
-def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0) -> Attribution:
+def attribution(
+    model: Backend,
+    case: Case,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    ready: Prepared | None = None,
+) -> Attribution:
     """Each component's part of LD at i*, split into base, association and context, in logits.
 
     s(c) = <g * c / scale(h[L, i*]), dir>, with dir = sum over A+ of softmax weights (of x's
@@ -36,6 +45,7 @@ def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0
         case: The case; variants that it lacks are drawn.
         draws: How many variants to draw.
         seed: Seed of the draws.
+        ready: The case with these draws, if it was made ready already.
 
     Raises:
         CaseError: The case has no associative answer, no neutral or no substitute variant, or
@@ -48,7 +58,7 @@ def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0
     """
     require(model, "heads")
     require(model, "components")
-    ready = prepare(model, case, draws=draws, seed=seed)
+    ready = prepare(model, case, draws=draws, seed=seed) if ready is None else ready
     if ready.variants.twin is not None or ready.lacks_twin:
         raise CaseError(
             "Attribution reads one position of one prompt, and a yes/no case is two prompts",
@@ -61,12 +71,14 @@ def attribution(model: Backend, case: Case, *, draws: int = DRAWS, seed: int = 0
             do="Give a cue and a subject, or the variants themselves",
             field="neutral",
         )
-    x = _components(model, _run(model, [ready.tokenized.ids]))
+    x, zero_runs, both_runs = _recorded(
+        model,
+        [ready.tokenized.ids],
+        [row.ids for row in ready.variants.neutral],
+        [row.ids for row in ready.variants.neutral_substitute],
+    )
     lens = _Reader(model, ready, x)
-    zero_rows = [row.ids for row in ready.variants.neutral]
-    both_rows = [row.ids for row in ready.variants.neutral_substitute]
-    zero = lens.read(_components(model, _run(model, zero_rows)))
-    both = lens.read(_components(model, _run(model, both_rows)))
+    zero, both = lens.read(zero_runs), lens.read(both_runs)
     paired = zero[[i % len(zero) for i in range(len(both))]]
     own = lens.read(x)[0]
     constant = lens.constants()
@@ -104,6 +116,24 @@ class _Components:
     last_state: torch.Tensor
     logits: torch.Tensor
 
+    def rows(self, rows: slice) -> _Components:
+        """Those of some rows."""
+        return replace(
+            self,
+            vectors=self.vectors[rows],
+            last_state=self.last_state[rows],
+            logits=self.logits[rows],
+        )
+
+
+def _recorded(model: Backend, *groups: Sequence[tuple[int, ...]]) -> list[_Components]:
+    """The components of groups of rows, run as one batch where that is short enough."""
+    every = [row for group in groups for row in group]
+    if sum(map(len, every)) > MOST_TOKENS:
+        return [_components(model, _run(model, group)) for group in groups]
+    together, starts = _components(model, _run(model, every)), np.cumsum([0, *map(len, groups)])
+    return [together.rows(slice(a, b)) for a, b in pairwise(starts.tolist())]
+
 
 def _run(model: Backend, rows: Sequence[tuple[int, ...]]) -> Run:
     n_layers = model.spec.n_layers
@@ -116,14 +146,20 @@ def _run(model: Backend, rows: Sequence[tuple[int, ...]]) -> Run:
 
 def _components(model: Backend, run: Run) -> _Components:
     """Embedding, heads, attention biases and MLPs at the last position of each row."""
+    rows, last = torch.arange(len(run.lengths)), run.lengths - 1
+
+    def at_end(site: Site) -> torch.Tensor:
+        state = run.states[site]
+        return state[rows.to(state.device), last.to(state.device)]
+
     names, layers = ["embedding"], [-1]
-    parts = [run.states[Site(0, "resid_pre")][:, -1:].double()]
+    parts = [at_end(Site(0, "resid_pre")).double().unsqueeze(1)]
     for layer in range(model.spec.n_layers):
-        attn = run.states[Site(layer, "attn_out")][:, -1].double()
-        z = run.states[Site(layer, "z")][:, -1]
+        attn = at_end(Site(layer, "attn_out")).double()
+        z = at_end(Site(layer, "z"))
         heads = model.head_outputs(layer, z, attn).double().to(attn.device)
         bias = attn - heads.sum(dim=1)
-        parts += [heads, bias.unsqueeze(1), run.states[Site(layer, "mlp_out")][:, -1:].double()]
+        parts += [heads, bias.unsqueeze(1), at_end(Site(layer, "mlp_out")).double().unsqueeze(1)]
         names += [f"head {layer}.{h}" for h in range(heads.shape[1])]
         names += [f"attn_bias {layer}", f"mlp {layer}"]
         layers += [layer] * (heads.shape[1] + 2)
@@ -131,7 +167,7 @@ def _components(model: Backend, run: Run) -> _Components:
         tuple(names),
         tuple(layers),
         torch.cat([part.to(parts[0].device) for part in parts], dim=1),
-        run.states[Site(model.spec.n_layers - 1, "resid_post")][:, -1].double(),
+        at_end(Site(model.spec.n_layers - 1, "resid_post")).double(),
         run.last_logits.double(),
     )
 

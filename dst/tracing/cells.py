@@ -137,6 +137,8 @@ def check_cells(
         CapabilityError: A site was not found in this model, or cannot be edited.
     """
     seen: set[Any] = set()
+    if capture and cells:
+        work_out(model.spec, missing, base.rows[:1], None, capture, (), (), [-1])
     for number, cell in enumerate(cells):
         check_cell(base, number, cell)
         length = len(base.rows[cell.row])
@@ -144,12 +146,29 @@ def check_cells(
             key = (length, c.site, c.positions, c.op, c.heads, c.value.shape)
             if key not in seen:
                 seen.add(key)
+                if _is_plain(model, missing, c, length):
+                    continue
                 ids, alone = [base.rows[cell.row]], Cell(cell.row, (c,))
                 work_out(model.spec, missing, ids, None, capture, edits_of(alone, 0), (), [-1])
         if cell.cuts and (length, cell.cuts) not in seen:
             seen.add((length, cell.cuts))
             ids = [base.rows[cell.row]]
             work_out(model.spec, missing, ids, None, capture, (), cuts_of(cell, 0), [-1])
+
+
+def _is_plain(model: Backend, missing: Mapping[str, str], change: Change, length: int) -> bool:
+    """Whether a change of residual states is right at a glance: most are, and need no more."""
+    site, spec = change.site, model.spec
+    return (
+        site.kind in ("resid_pre", "resid_post")
+        and site.layer < spec.n_layers
+        and site.kind not in missing
+        and change.op in ("set", "add")
+        and change.heads is None
+        and change.value.shape == (len(change.positions), spec.d_model)
+        and all(0 <= place < length for place in change.positions)
+        and len(set(change.positions)) == len(change.positions)
+    )
 
 
 def check_cell(base: Base, number: int, cell: Cell) -> None:

@@ -15,8 +15,9 @@ from dst.core.case import Case
 from dst.core.results import Repairs
 from dst.models.backend import Backend
 from dst.models.variants import Row, combined
-from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.prepare import DRAWS, Prepared
 from dst.tracing.progress import progress
+from dst.tracing.recordings import Recordings
 from dst.tracing.swaps import Recorded, patch_states
 
 
@@ -27,6 +28,7 @@ def repairs(
     draws: int = DRAWS,
     seed: int = 0,
     show_progress: bool = True,
+    runs: Recordings | None = None,
 ) -> Repairs:
     """LD of a run repaired at each state, of its control, and the commitment of each repair.
 
@@ -50,6 +52,7 @@ def repairs(
         draws: How many variants to draw.
         seed: Seed of the draws and the bootstrap.
         show_progress: Draw a line with the time left on the error stream after two seconds.
+        runs: The runs of this case with these draws, if something else is measured on them too.
 
     Returns:
         `Repairs`: [repair state] in logits, and one mark per repair.
@@ -60,9 +63,8 @@ def repairs(
 
     Source: METHOD 4. Nothing causal supports the published marks' "irreversible".
     """
-    ready = prepare(model, case, draws=draws, seed=seed)
-    n_layers = model.spec.n_layers
-    recorded = _Recorder(model, ready)
+    runs = Recordings(model, case, draws=draws, seed=seed) if runs is None else runs
+    ready, n_layers = runs.ready, model.spec.n_layers
     lacking = {name: _lacking(name, ready) for name in rules.REPAIRS}
     cells = 2 * (n_layers + 1) * sum(_draws(name, ready) for name in lacking if not lacking[name])
     names, patched, control, marks = [], [], [], []
@@ -71,7 +73,7 @@ def repairs(
             if reason:
                 marks.append(rules.absent(name, n_layers, reason))
                 continue
-            recipe = _recipe(name, model, ready, recorded)
+            recipe = _recipe(name, model, runs)
             ld, reference = recipe.apply(model, ready, tick)
             contrast = float(recipe.run.contrast[0])
             names.append(name)
@@ -141,17 +143,18 @@ def _draws(name: str, ready: Prepared) -> int:
     return max(len(ready.variants.neutral), len(others))
 
 
-def _recipe(name: str, model: Backend, ready: Prepared, recorded: _Recorder) -> _Recipe:
+def _recipe(name: str, model: Backend, runs: Recordings) -> _Recipe:
     """The repair of this case by that name."""
+    ready = runs.ready
     variants, ids = ready.variants, ready.tokenized.ids
     sources = list(range(len(ids) - 1))
     if name == "restore cue":
         both = combined(model.tokenizer, ids, variants.neutral, variants.clean, "clean")
-        run, zero, donor, zero_donor = recorded(variants.clean, both)
+        run, zero, donor, zero_donor = _recorded(runs, variants.clean, both)
         floor = floor_of(estimate(run.contrast - zero.contrast))
         known = torch.minimum(donor.places, zero_donor.places)
         return _Recipe(run, donor.states, zero, zero_donor.states, known, sources, floor)
-    run, zero, sub, both_run = recorded(variants.substitute, variants.neutral_substitute)
+    run, zero, sub, both_run = _recorded(runs, variants.substitute, variants.neutral_substitute)
     floor = max(
         floor_of(estimate(zero.contrast - both_run.contrast)),
         floor_of(estimate(run.contrast - zero.contrast)),
@@ -166,23 +169,11 @@ def _recipe(name: str, model: Backend, ready: Prepared, recorded: _Recorder) -> 
     return _Recipe(run, zero.states, sub, both_run.states, known, sources, floor)
 
 
-class _Recorder:
-    """The runs that repairs are made of, each run once."""
-
-    def __init__(self, model: Backend, ready: Prepared) -> None:
-        self.model, self.ready = model, ready
-        self.runs: dict[tuple[Row, ...], Recorded] = {}
-
-    def __call__(
-        self, donors: Sequence[Row], neutral_donors: Sequence[Row]
-    ) -> tuple[Recorded, Recorded, Recorded, Recorded]:
-        """x, x_0, the donor, and the donor with a neutral cue, as many draws of each."""
-        rows = ((self.ready.x,), self.ready.variants.neutral, donors, neutral_donors)
-        n = len(neutral_donors)
-        x, zero, donor, neutral_donor = (self._recorded(tuple(row)).cycle(n) for row in rows)
-        return x, zero, donor, neutral_donor
-
-    def _recorded(self, rows: tuple[Row, ...]) -> Recorded:
-        if rows not in self.runs:
-            self.runs[rows] = self.ready.record(self.model, rows)
-        return self.runs[rows]
+def _recorded(
+    runs: Recordings, donors: Sequence[Row], neutral_donors: Sequence[Row]
+) -> tuple[Recorded, Recorded, Recorded, Recorded]:
+    """x, x_0, the donor, and the donor with a neutral cue, as many draws of each."""
+    rows = ((runs.ready.x,), runs.ready.variants.neutral, donors, neutral_donors)
+    n = len(neutral_donors)
+    x, zero, donor, neutral_donor = (runs(row).cycle(n) for row in rows)
+    return x, zero, donor, neutral_donor

@@ -17,9 +17,9 @@ from dst.core.errors import CaseError
 from dst.core.results import Dose
 from dst.core.sites import site_of_state
 from dst.models.backend import Backend, require
-from dst.tracing.prepare import prepare
-from dst.tracing.replay import Base, Cell, Change, record_base, run_cells
-from dst.tracing.swaps import Contrast
+from dst.tracing.recordings import Recordings
+from dst.tracing.replay import Cell, Change, run_cells
+from dst.tracing.swaps import Contrast, Recorded
 
 LEAST, MOST = 2.0**-8, 2.0**3
 """Doses that are tried, as shares of the state's norm."""
@@ -28,7 +28,13 @@ POINTS = 33
 """Doses per scan; a second scan between two neighbours gives a relative precision of 1 %."""
 
 
-def dose(model: Backend, case: Case, *, reference: Sequence[Dose] = ()) -> Dose:
+def dose(
+    model: Backend,
+    case: Case,
+    *,
+    reference: Sequence[Dose] = (),
+    runs: Recordings | None = None,
+) -> Dose:
     """Smallest push along the answers' direction at (l, i*) that turns the answer.
 
     Push: h[l, i*] += s * |h[l, i*]| * u, with u the unit vector along the mean unembedding
@@ -40,6 +46,7 @@ def dose(model: Backend, case: Case, *, reference: Sequence[Dose] = ()) -> Dose:
         model: The model.
         case: The case.
         reference: Doses of correct runs; without them the mark is NaN "needs correct runs".
+        runs: The runs of this case, if something else is measured on them too.
 
     Returns:
         `Dose`; a state where no push up to 8 norms turns the answer is NaN with its reason.
@@ -58,12 +65,11 @@ def dose(model: Backend, case: Case, *, reference: Sequence[Dose] = ()) -> Dose:
             "A dose is read at one position of one prompt, and a yes/no case is two prompts",
             do="Ask for the completion instead of yes or no",
         )
-    ready = prepare(model, case, draws=0)
-    n_layers, ids = model.spec.n_layers, ready.tokenized.ids
-    base = record_base(model, [ids])
-    contrast = float(ready.metric(base.logits[:, -1])[0])
-    push = _direction(model, ready.metric) * (-1.0 if contrast > 0 else 1.0)
-    values = _smallest(partial(_contrasts, model, base, push, ready.metric), n_layers + 1, contrast)
+    runs = Recordings(model, case, draws=0) if runs is None else runs
+    run, metric, n_layers = runs([runs.ready.x]), runs.ready.metric, model.spec.n_layers
+    contrast = float(run.contrast[0])
+    push = _direction(model, metric) * (-1.0 if contrast > 0 else 1.0)
+    values = _smallest(partial(_contrasts, model, run, push, metric), n_layers + 1, contrast)
     reasons = tuple(
         f"no push up to {MOST:g} norms turns the answer" if math.isnan(value) else ""
         for value in values
@@ -108,20 +114,23 @@ def _smallest(read: Read, n_states: int, contrast: float) -> Float[np.ndarray, "
 
 def _contrasts(
     model: Backend,
-    base: Base,
+    run: Recorded,
     push: torch.Tensor,
     metric: Contrast,
     states: Int[np.ndarray, " state"],
     doses: Float[np.ndarray, "state dose"],
 ) -> Float[np.ndarray, "state dose"]:
     """LD with each dose; only i* changes, so that only i* is computed again."""
-    i_star = len(base.rows[0]) - 1
+    base, at, i_star = run.base, run.recorded[0], len(run.rows[0]) - 1
+    assert base is not None
     cells = []
-    for state, row in zip(states.tolist(), doses.tolist(), strict=True):
-        along = base.states[state, 0, i_star].double().norm() * push
+    for state, row in zip(states.tolist(), doses, strict=True):
+        along = base.states[state, at, i_star].double().norm() * push
         site = site_of_state(state, model.spec.n_layers)
-        cells += [Cell(0, (Change(site, (i_star,), s * along, op="add"),)) for s in row]
+        pushes = torch.from_numpy(row)[:, None, None].to(along) * along  # [dose 1 d_model]
+        cells += [Cell(at, (Change(site, (i_star,), one, op="add"),)) for one in pushes]
     tokens = [*metric.plus, *metric.minus]
-    logits = run_cells(model, base, cells, tokens=tokens).logits[:, -1].float().cpu().numpy()
+    runs = run_cells(model, base, cells, tokens=tokens, sound=True)
+    logits = runs.logits[:, -1].float().cpu().numpy()
     n = len(metric.plus)
     return contrast_of(logits, range(n), range(n, len(tokens))).reshape(doses.shape)

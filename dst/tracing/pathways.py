@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from dst.analysis import flows
 from dst.core.case import Case
 from dst.core.errors import CaseError, NumericalError
 from dst.core.results import Estimate, Pathways
 from dst.models.backend import Backend
-from dst.tracing.prepare import DRAWS, Prepared, prepare
+from dst.tracing.prepare import DRAWS, Prepared
 from dst.tracing.progress import progress
+from dst.tracing.recordings import Recordings
 from dst.tracing.swaps import Recorded, patch_states
 
 CONTROL_TOLERANCE = 1e-3
@@ -27,6 +28,7 @@ def pathways(
     draws: int = DRAWS,
     seed: int = 0,
     show_progress: bool = True,
+    runs: Recordings | None = None,
 ) -> Pathways:
     """Two flows over roles and depth, insertion and removal, with draws and controls.
 
@@ -36,7 +38,7 @@ def pathways(
     role], in logits.
 
     Two controls are part of every call: putting a run's own states back changes nothing,
-    and swapping every role at once reproduces the donor.
+    and swapping every role at once reproduces the donor (at every state, the draws in turn).
 
     Args:
         model: The model.
@@ -44,6 +46,7 @@ def pathways(
         draws: How many variants to draw.
         seed: Seed of the draws and of the bootstrap of the marks.
         show_progress: Draw a line with the time left on the error stream after two seconds.
+        runs: The runs of this case with these draws, if something else is measured on them too.
 
     Raises:
         CaseError: The case has no associative answer, no cue or no subject, or no variants
@@ -53,12 +56,13 @@ def pathways(
     Source: METHOD 2a. The published code has no definition of a pathway: its pathways are
     lists of words written by the user.
     """
-    ready = prepare(model, case, draws=draws, seed=seed)
+    runs = Recordings(model, case, draws=draws, seed=seed) if runs is None else runs
+    ready = runs.ready
     _require(ready)
-    run = ready.record(model, [ready.x])
-    zero = ready.record(model, ready.variants.neutral)
+    run = runs([ready.x])
+    zero = runs(ready.variants.neutral)
     x = run.cycle(len(zero))
-    both = ready.record(model, ready.variants.neutral_substitute)
+    both = runs(ready.variants.neutral_substitute)
     paired = zero.cycle(len(both))
 
     cells = (model.spec.n_layers + 1) * (len(ready.roles) + 1)
@@ -123,7 +127,7 @@ class _Swaps:
 
     def __init__(self, model: Backend, ready: Prepared, tick: Callable[[int], None]) -> None:
         self.model, self.ready, self.tick = model, ready, tick
-        self.donor_error = 0.0
+        self.donor_error = float("nan")  # until runs of equal length are compared
         self.everything = list(range(len(ready.tokenized.ids)))
 
     def __call__(self, base: Recorded, donor: Recorded) -> Float[np.ndarray, "draw state role"]:
@@ -133,6 +137,9 @@ class _Swaps:
             NumericalError: Swapping every role does not give the donor's LD.
         """
         groups = [*self.ready.positions, self.everything]
+        n_states, n = len(base.states), len(base)
+        turn = np.arange(n_states)[:, None] % n == np.arange(n)  # [state draw]
+        rows = np.tile(turn, 2) if base.twins else turn
         ld = patch_states(
             self.model,
             base,
@@ -141,14 +148,20 @@ class _Swaps:
             groups,
             self.ready.metric,
             tick=self.tick,
+            only={len(groups) - 1: rows},
         )
         if all(len(row) == len(self.everything) for row in (*base.rows, *donor.rows)):
-            self._control(ld[:, :, -1], donor)
+            self._control(ld[:, :, -1], donor, turn.T)
         return ld[:, :, :-1]
 
-    def _control(self, ld: Float[np.ndarray, "draw state"], donor: Recorded) -> None:
+    def _control(
+        self,
+        ld: Float[np.ndarray, "draw state"],
+        donor: Recorded,
+        turn: Bool[np.ndarray, "draw state"],
+    ) -> None:
         """Swapping every role gives the donor's LD; only runs of equal length are comparable."""
-        error = float(np.abs(ld - donor.contrast[:, None]).max())
+        error = float(np.abs(ld - donor.contrast[:, None])[turn].max())
         allowed = CONTROL_TOLERANCE * max(1.0, float(np.abs(donor.raw).max()))
         if self.model.spec.dtype == "float32" and not error <= allowed:
             raise NumericalError(
@@ -156,7 +169,7 @@ class _Swaps:
                 expected=f"at most {allowed:.2g}",
                 do="Report the model's family: its states do not hold all that is passed on",
             )
-        self.donor_error = max(self.donor_error, error)
+        self.donor_error = float(np.fmax(self.donor_error, error))
 
 
 def _draw_against_draw(zero: Recorded, swap: _Swaps) -> Float[np.ndarray, "state role"]:

@@ -45,7 +45,9 @@ class Planned:
     changes: tuple[Change, ...]
 
 
-def plan(base: Base, cells: Sequence[Cell], n_layers: int, whole: bool) -> list[Planned | None]:
+def plan(
+    base: Base, cells: Sequence[Cell], n_layers: int, whole: bool, compared: bool = False
+) -> list[Planned | None]:
     """Where each cell leaves its base run; None for one that changes nothing at all.
 
     A single change of a residual state is compared with the base: positions where it puts what
@@ -56,8 +58,11 @@ def plan(base: Base, cells: Sequence[Cell], n_layers: int, whole: bool) -> list[
         cells: What is changed.
         n_layers: Blocks of the model.
         whole: Everything is read in the last block of every cell.
+        compared: No cell puts anywhere what is there already, so that none is looked at.
     """
     out = [_planned(base, i, cell, n_layers, whole) for i, cell in enumerate(cells)]
+    if compared:
+        return list(out)
     comparable = [i for i, cell in enumerate(cells) if _is_comparable(cell)]
     part: list[int] = []
     n_places = 0
@@ -79,7 +84,7 @@ def batches(
     """Cells in batches: of one length, and such that little is computed for nothing.
 
     Cells that start at other positions share a batch where the positions computed for nothing
-    cost less than calling every block once more.
+    cost less than calling every block once more (tokens times blocks, and what a call is worth).
 
     Args:
         engine: The model.
@@ -92,15 +97,20 @@ def batches(
     n_layers, worth = engine.spec.n_layers, call_worth(engine)
     for (length, _), by_first in kinds.items():
         together: list[Planned] = []
+        blocks = longest = 0  # of the cells together: all, and the most of one
         paid = 0.0
         for first in sorted(by_first, reverse=True):
-            here, alone = by_first[first], _cost(by_first[first], first, length, n_layers, worth)
-            joint = _cost([*together, *here], first, length, n_layers, worth)
+            here = by_first[first]
+            more = [n_layers - cell.start for cell in here]
+            n, most_here = sum(more), max(more)
+            alone = n * (length - first) + worth * most_here
+            joint = (blocks + n) * (length - first) + worth * max(longest, most_here)
             if together and joint <= paid + alone:
-                together, paid = [*together, *here], joint
+                together += here
+                blocks, longest, paid = blocks + n, max(longest, most_here), joint
                 continue
             yield from _cut_up(together, most)
-            together, paid = here, alone
+            together, blocks, longest, paid = [*here], n, most_here, alone
         yield from _cut_up(together, most)
 
 
@@ -113,12 +123,6 @@ def call_worth(engine: HooksBackend) -> float:
     n_weights = sum(weight.numel() for weight in weights)
     n_bytes = sum(weight.numel() * weight.element_size() for weight in weights)
     return (CALL + n_bytes / read) * rate / (2 * n_weights)
-
-
-def _cost(cells: Sequence[Planned], first: int, length: int, n_layers: int, worth: float) -> float:
-    """Tokens times blocks, with what calling the blocks is worth."""
-    blocks = [n_layers - cell.start for cell in cells]
-    return sum(blocks) * (length - first) + worth * max(blocks)
 
 
 def _cut_up(cells: Sequence[Planned], most: Callable[[int, int], int]) -> Iterator[list[Planned]]:
@@ -134,6 +138,13 @@ def _cut_up(cells: Sequence[Planned], most: Callable[[int, int], int]) -> Iterat
 
 def _planned(base: Base, index: int, cell: Cell, n_layers: int, whole: bool) -> Planned:
     length = len(base.rows[cell.row])
+    if len(cell.changes) == 1 and not cell.cuts:
+        change = cell.changes[0]
+        first, site = min(change.positions), change.site
+        inside = site.layer == n_layers - 1 and site.kind != "resid_pre"
+        if first >= 0:
+            start, whole = _start(site), whole or inside
+            return Planned(index, cell.row, length, start, first, whole, cell.changes)
     changes = tuple(
         c if min(c.positions) >= 0 else replace(c, positions=tuple(p % length for p in c.positions))
         for c in cell.changes

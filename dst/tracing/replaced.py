@@ -136,9 +136,7 @@ class ReplacedWords:
         answer. Where both are named they are the choice that is asked about.
         """
         said = _words(" ".join(self.texts))
-        sides = [
-            _words(" ".join(side)) for side in (self.case.contextual, self.case.associative)
-        ]
+        sides = [_words(" ".join(side)) for side in (self.case.contextual, self.case.associative)]
         answers = set.union(*sides) if all(side & said for side in sides) else set()
         found: dict[str, str] = {}
         for text in self.texts:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -27,7 +27,13 @@ from dst.models.backend import Backend, Edit, Run
 from dst.models.batch import check_finite, make_batch
 from dst.models.hooks import HooksBackend
 from dst.models.interventions import cut_receipts, resolve_cuts
-from dst.models.memory import device_of, is_out_of_memory, prefix_bytes, suffix_bytes
+from dst.models.memory import (
+    device_of,
+    is_out_of_memory,
+    prefix_bytes,
+    suffix_bytes,
+    widest,
+)
 from dst.models.suffix import Placed, Suffixes
 from dst.tracing.cells import (
     Base,
@@ -47,6 +53,12 @@ __all__ = ["Base", "Cell", "CellRuns", "Change", "Closed", "record_base", "run_c
 
 MOST_TOKENS = 4096
 """Tokens in one batch on a processor: more make it no faster."""
+
+ENOUGH_TOKENS = 1024
+"""Tokens with which a batch on a processor is worth calling a block for."""
+
+CACHE = 1 << 20
+"""Bytes up to which a tensor stays near a processor: beyond, a token takes up to twice as long."""
 
 MOST_TOKENS_ON_GPU = 65536
 """Tokens in one batch on a GPU."""
@@ -86,6 +98,7 @@ def run_cells(
     tokens: Sequence[int] | None = None,
     capture: Sequence[Site] = (),
     tick: Callable[[int], None] = lambda n: None,
+    sound: bool = False,
 ) -> CellRuns:
     """Carry out every cell.
 
@@ -96,6 +109,8 @@ def run_cells(
         tokens: Ids whose logits are wanted; the whole vocabulary by default.
         capture: Sites whose states are kept, after any change there.
         tick: Told how many cells were just done.
+        sound: Whether the cells are known to be right (places that exist, values [position
+            d_model] that differ from what is there), so that they need not be looked at.
 
     Raises:
         InterventionError: A site, position or head does not exist, a value does not fit, or
@@ -103,11 +118,11 @@ def run_cells(
         ModelError: States or logits are not finite.
     """
     out = _Outcome(model, base, cells, tokens, tuple(capture), tick)
-    for number, cell in enumerate(cells):
+    for number, cell in enumerate(() if sound else cells):
         check_cell(base, number, cell)
     if engine := _engine(model, out.capture):
         try:
-            _run_suffixes(engine, out)
+            _run_suffixes(engine, out, sound)
             return out.runs()
         except CapabilityError as error:
             # Also where a site was not found: then the full runs say so.
@@ -136,11 +151,10 @@ class _Outcome:
         self.states: dict[Site, torch.Tensor] = {}
         self.notes: list[str] = []
         self.width = max(map(len, base.rows))
-        self.room, self.most_cut = 0, 0
         n_tokens = base.logits.shape[-1] if self.tokens is None else len(self.tokens)
         self.logits = base.logits.new_zeros(len(cells), len(base.logits_at), n_tokens)
 
-    @property
+    @cached_property
     def base_logits(self) -> torch.Tensor:
         """Logits of the base's rows, of the tokens asked for."""
         logits = self.base.logits
@@ -183,7 +197,9 @@ def _engine(model: Backend, capture: Sequence[Site]) -> HooksBackend | None:
     if "replay" not in model.can or any(site.kind == "pattern" for site in capture):
         return None
     # A replay goes round `run`: not for an engine that runs in a way of its own.
-    own = isinstance(model, HooksBackend) and type(model).run is HooksBackend.run
+    own = isinstance(model, HooksBackend) and (
+        type(model).run is HooksBackend.run or not model.computes
+    )
     return cast(HooksBackend, model) if own else None
 
 
@@ -248,26 +264,28 @@ def _in_memory(
 # -- suffixes ----------------------------------------------------------------------------
 
 
-def _run_suffixes(engine: HooksBackend, out: _Outcome) -> None:
+def _run_suffixes(engine: HooksBackend, out: _Outcome, sound: bool) -> None:
     """Every cell as a suffix of its row.
 
     Raises:
         CapabilityError: This engine cannot, after all; or a site was not found in the model.
     """
     base, cells = out.base, out.cells
-    check_cells(engine, engine.anatomy.missing, base, cells, out.capture)
+    if not sound:
+        check_cells(engine, engine.anatomy.missing, base, cells, out.capture)
     last = engine.spec.n_layers - 1
     whole = any(site.layer == last and site.kind != "resid_pre" for site in out.capture)
-    planned = plan(base, cells, engine.spec.n_layers, whole)
+    planned = plan(base, cells, engine.spec.n_layers, whole, sound)
     _capture_base(engine, out)
-    out.room = memory.budget(device_of(engine))
-    out.most_cut = max(len({cut.layer for cut in cell.cuts}) for cell in cells) if cells else 0
+    cuts = max(len({cut.layer for cut in cell.cuts}) for cell in cells) if cells else 0
+    most = _most(engine, out, cuts)
     todo = [cell for cell in planned if cell is not None]
-    for rows in rows_in_memory(engine, base, {cell.row for cell in todo}):
-        kept = Kept.of(engine, base, rows)
-        here = [cell for cell in todo if cell.row in kept.place]
-        for batch in batches(engine, here, partial(_most, engine, out)):
-            _in_memory(batch, partial(_replay, engine, out, kept), out.notes)
+    with suffix.at_work(engine):
+        for rows in rows_in_memory(engine, base, {cell.row for cell in todo}):
+            kept = Kept.of(engine, base, rows)
+            here = [cell for cell in todo if cell.row in kept.place]
+            for batch in batches(engine, here, most):
+                _in_memory(batch, partial(_replay, engine, out, kept), out.notes)
     for i, (cell, run) in enumerate(zip(cells, planned, strict=True)):
         if run is None:  # an exact no-op
             out.logits[i] = out.base_logits[cell.row]
@@ -282,7 +300,7 @@ def _replay(engine: HooksBackend, out: _Outcome, kept: Kept, part: Sequence[Plan
     cells = [out.cells[run.index] for run in part]
     edits = _stacked(engine, part)
     cuts = [(i, cut) for i, cell in enumerate(cells) for cut in cuts_of(cell, i)]
-    ids = make_batch([base.rows[cell.row] for cell in cells], None, spec)
+    ids = make_batch([base.rows[cell.row] for cell in cells] if cuts else [(0,)], None, spec)
     read = [at % length for at in base.logits_at]
     later = [k for k, at in enumerate(read) if at >= first]
     rows = [kept.place[cell.row] for cell in cells]
@@ -308,7 +326,8 @@ def _replay(engine: HooksBackend, out: _Outcome, kept: Kept, part: Sequence[Plan
     check_finite(Run(ids.ids, ids.lengths, logits, torch.tensor([read]), {}), spec.name)
     squared = np.where([bool(cell.changes) for cell in cells], 0.0, np.nan)
     for item in edits:
-        item.receipt()  # an error if it never fired
+        if not item.fired:
+            item.receipt()  # which refuses it
         np.add.at(squared, item.row_index[:, 0].numpy(), item.squared.double().cpu().numpy())
     fired = np.array([_n_places(cell) for cell in cells])
     closed = {layer: _whole(seen, len(part), first) for layer, seen in found.closed.items()}
@@ -350,13 +369,27 @@ def _stacked(engine: HooksBackend, part: Sequence[Planned]) -> list[Placed]:
     return out
 
 
-def _most(engine: HooksBackend, out: _Outcome, length: int, first: int) -> int:
-    """How many runs from a position on fit into a batch."""
-    n_pos, device = length - first, device_of(engine)
-    tokens = MOST_TOKENS_ON_GPU if device.type == "cuda" else MOST_TOKENS
+def _most(engine: HooksBackend, out: _Outcome, most_cut: int) -> Callable[[int, int], int]:
+    """How many runs fit into a batch, by length and first position."""
+    device = device_of(engine)
+    room = memory.budget(device)
+    tokens = MOST_TOKENS_ON_GPU if device.type == "cuda" else _worthwhile(engine)
     n_logits = 0 if out.tokens is not None else len(out.base.logits_at) * engine.spec.d_vocab
-    each = suffix_bytes(engine, n_pos, length, n_logits) + out.most_cut * length**2
-    return max(1, min(tokens // n_pos, out.room // each))
+
+    @cache
+    def fit(length: int, first: int) -> int:
+        n_pos = length - first
+        each = suffix_bytes(engine, n_pos, length, n_logits) + most_cut * length**2
+        return max(1, min(tokens // n_pos, room // each))
+
+    return fit
+
+
+def _worthwhile(engine: HooksBackend) -> int:
+    """Tokens in one batch on a processor: its widest tensor near it, but enough for a call."""
+    item = next(engine.model.parameters()).element_size()
+    near = CACHE // (widest(engine) * item)
+    return min(max(near, ENOUGH_TOKENS), MOST_TOKENS)
 
 
 def _capture_base(engine: HooksBackend, out: _Outcome) -> None:

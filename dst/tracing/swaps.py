@@ -7,12 +7,12 @@ are exact no-ops and are not run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from dst.analysis.readout import contrast
 from dst.core.sites import site_of_state
@@ -150,6 +150,7 @@ def patch_states(
     metric: Contrast,
     *,
     tick: Callable[[int], None] = lambda n: None,
+    only: Mapping[int, Bool[np.ndarray, "state row"]] | None = None,
 ) -> Float[np.ndarray, "draw state group"]:
     """LD of each base run with the residual of a group of positions replaced, state by state.
 
@@ -161,29 +162,41 @@ def patch_states(
         groups: Positions of the prompt that are replaced together.
         metric: How LD is read.
         tick: Told how many cells were just done.
+        only: For some groups, the cells that are wanted; the others are not run.
 
     Returns:
         LD in logits; a cell whose value equals what is there keeps the base's LD exactly.
     """
     n_states, n_rows = base.states.shape[:2]
+    sites = [site_of_state(state, n_states - 1) for state in range(n_states)]
     out = np.broadcast_to(base.raw[:, None, None], (n_rows, n_states, len(groups))).copy()
     matched = ((known >= 0) & (base.places >= 0)).numpy()  # [row pos]
     changed = (value != base.states).any(dim=-1).cpu().numpy() & matched  # [state row pos]
     changed[-1, :, :-1] = False  # at the last state only i* is read
     own = base.base or record_base(model, base.rows)
     rows = base.recorded if base.base else range(n_rows)
-    places = base.places.tolist()
+    places = base.places.numpy()
     cells, at = [], []
     for group, inside in enumerate(groups):
-        for state, row in np.argwhere(changed[:, :, list(inside)].any(axis=-1)).tolist():
-            positions = [p for p in inside if changed[state, row, p]]
-            where = tuple(places[row][p] for p in positions)
-            change = Change(site_of_state(state, n_states - 1), where, value[state, row, positions])
-            cells.append(Cell(rows[row], (change,)))
-            at.append((row, state, group))
+        inner = changed[:, :, list(inside)]  # [state row k]
+        if only and group in only:
+            inner = inner & only[group][:, :, None]
+        touched = np.argwhere(inner.any(axis=-1))
+        which, k = np.nonzero(inner[tuple(touched.T)])
+        state, row = touched[which].T
+        position = np.array(inside, dtype=int)[k]
+        put = value[state, row, position]  # all that this group's cells put in, one after another
+        where = places[row, position].tolist()
+        start = 0
+        sizes = np.bincount(which, minlength=len(touched)).tolist()
+        for (l, r), n, part in zip(touched.tolist(), sizes, put.split(sizes), strict=True):
+            change = Change(sites[l], tuple(where[start : start + n]), part)
+            cells.append(Cell(rows[r], (change,)))
+            at.append((r, l, group))
+            start += n
     tick(out.size - len(cells))
     if cells:
         forms = [*metric.plus, *metric.minus]
-        runs = run_cells(model, own, cells, tokens=forms, tick=tick)
+        runs = run_cells(model, own, cells, tokens=forms, tick=tick, sound=True)
         out[tuple(np.array(at).T)] = metric.of_forms(runs.logits[:, -1])
     return base.paired(out)

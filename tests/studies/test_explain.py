@@ -15,7 +15,7 @@ from dst.analysis import coherence as scores
 from dst.core.case import Case
 from dst.core.errors import CaseError
 from dst.models.reference import reference_sentences
-from dst.tracing import concepts
+from dst.tracing import concept_vectors as concepts
 from tests import tiny
 from tests.studies.planted import PROMPT, planted
 
