@@ -131,8 +131,8 @@ if TYPE_CHECKING:
     from dst.models.load import load as load
     from dst.studies.compare import compare as compare
     from dst.studies.correlate import correlate as correlate
-    from dst.studies.estimate import estimate as estimate
     from dst.studies.datasets import load_dataset as load_dataset
+    from dst.studies.estimate import estimate as estimate
     from dst.studies.explain import explain as explain
     from dst.studies.failure import failure as failure
     from dst.studies.labels import label as label

@@ -13,13 +13,15 @@ stands if it is something inside the checkpoints, and adds to both baselines out
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from scipy.stats import rankdata
 
 import dst
 from dst.analysis.audit import circularity_audit
@@ -88,6 +90,20 @@ def measured_of(
         "over index": correlation_gain(mean, place, rate, **how),
         "over mean": correlation_gain(mean, level, rate, **how),
     }  # fmt: skip
+
+
+def places(models: Sequence[str]) -> dict[str, float]:
+    """How far each model is trained: the rank of the step that its name ends in, else its place.
+
+    Checkpoints of several runs are ranked by their steps together, as by somebody who knows nothing
+    of a model but how long it was trained.
+    """
+    steps = [re.search(r"-(\d+)$", name) for name in models]
+    if not all(steps):
+        return {name: float(place) for place, name in enumerate(models)}
+    trained = [int(step.group(1)) for step in steps if step]
+    ranks = rankdata(trained)
+    return {name: float(rank) for name, rank in zip(models, ranks, strict=True)}
 
 
 def baselines(items: Items, resampling: Resampling, index: Mapping[str, float]) -> dict[str, Any]:
@@ -216,7 +232,7 @@ def report(items: Items, out: Path, resamples: int) -> dict[str, Any]:
     items = items.where(~np.isnan(items.error))
     development = held_out(items.word, CONFIG["development_share"], seed)
     name = chosen(items.where(development), Resampling(n_resamples=0, n_permutations=0))
-    index = {model: float(place) for place, model in enumerate(dict.fromkeys(items.model))}
+    index = places([*dict.fromkeys(items.model)])
     test = items.where(~development)
     results = {
         score: measured_of(items, items.column(score), resampling, index)

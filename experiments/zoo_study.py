@@ -106,7 +106,12 @@ def run(out: Path, per_kind: int, seed: int, names: Sequence[str] = ()) -> None:
     chosen = cases(per_kind, seed)
     for name in names or zoo.names():
         print(name, flush=True)
-        run_study(zoo.load(name), chosen, out=out / name, seed=seed, measures=MEASURES, labels=kind)
+        model = zoo.load(name)
+        lens, reference = aids_of(model, out / AIDS / name, seed)
+        run_study(
+            model, chosen, out=out / name, seed=seed, measures=MEASURES, labels=kind, lens=lens,
+            reference=reference,
+        )  # fmt: skip
 
 
 def main() -> int:

@@ -56,6 +56,23 @@ DEFINITIONS = {
         "logits",
         "dst",
     ),
+    "separation": Definition(
+        "Distance at the answer position between the prompt's states and those under the cue of "
+        "the other sense, as a share of their norms; 0: the cue makes no difference.",
+        "1",
+        "dst",
+    ),
+    "separation_projected": Definition(
+        "The same distance once the directions of all answer forms are taken out of the states: "
+        "what is left does not know the answer.",
+        "1",
+        "dst",
+    ),
+    "separation_neutral": Definition(
+        "The same distance from the states under neutral cues.",
+        "1",
+        "dst",
+    ),
     "dss_published": Definition(
         "Summed |correlation| of neighbouring words in the contextual chain, as a share of both "
         "chains' sums.",
@@ -175,7 +192,7 @@ def dss_causal(
         for case in (NO_CONFLICT, NO_SUPPORT)
         if (hits := [state for state, row in enumerate(rows) if row[2] == case])
     ]
-    return _score(name, [r[0] for r in rows], [r[1] for r in rows], "; ".join(open_cases))
+    return score_of(name, [r[0] for r in rows], [r[1] for r in rows], "; ".join(open_cases))
 
 
 def _evidence(c: float, a: float, c_floor: float, a_floor: float) -> tuple[float, str, str]:
@@ -246,7 +263,7 @@ def dss_published(
     if min(lengths) == 1:
         side = "contextual" if lengths[0] == 1 else "associative"
         note = f"the {side} chain has a single word: its strength is 0, as published"
-    return _score(name, value, reasons, note)
+    return score_of(name, value, reasons, note)
 
 
 def dss_corrected(
@@ -315,7 +332,7 @@ def dss_corrected(
         else:
             value[state] = sc / (sc + sa)
             reasons.append("")
-    return _score(name, value, reasons, f"pairs in the prompt: {used[0]}, {used[1]}")
+    return score_of(name, value, reasons, f"pairs in the prompt: {used[0]}, {used[1]}")
 
 
 # -- CAS: the residual at the answer position against two word lists ----------------------------
@@ -369,7 +386,7 @@ def cas_signed(
     neutral = expit(c_neutral.mean(axis=-1) - a_neutral.mean(axis=-1)).mean(axis=0)
     value = preference - neutral
     flat = "a concept word's lens logit has no spread over the reference sentences"
-    return _score(name, value, [flat if np.isnan(v) else "" for v in value], note)
+    return score_of(name, value, [flat if np.isnan(v) else "" for v in value], note)
 
 
 def cas_published(
@@ -414,7 +431,7 @@ def cas_published(
     value[0] = np.nan
     filled = [state for state in range(1, len(h)) if both[state] == 0]
     note = f"0.5 at {_states(filled)} fills a zero denominator, as published" if filled else ""
-    return _score(name, value, [PER_BLOCK] + [""] * (len(h) - 1), note)
+    return score_of(name, value, [PER_BLOCK] + [""] * (len(h) - 1), note)
 
 
 def cas_prob_published(
@@ -452,7 +469,7 @@ def cas_prob_published(
     value[0] = np.nan
     reasons = ["the lens gives neither list any probability" if np.isnan(v) else "" for v in value]
     reasons[0] = PER_BLOCK
-    return _score("cas_prob_published", value, reasons)
+    return score_of("cas_prob_published", value, reasons)
 
 
 def cas_corrected(
@@ -493,7 +510,7 @@ def cas_corrected(
         return undefined(name, len(h), "a concept word's direction is zero")
     value = (_cosine(h, c).mean(axis=1) - _cosine(h, a).mean(axis=1)) / 2
     value[~h.any(axis=1)] = np.nan
-    return _score(
+    return score_of(
         name, value, ["the normed residual is zero" if np.isnan(v) else "" for v in value]
     )
 
@@ -519,7 +536,7 @@ def margin(lens_margin: Float[np.ndarray, " state"], *, name: str = "margin") ->
     what the head would read at a state, which need not be what later blocks use.
     """
     (value,) = _checked(("lens_margin", lens_margin, "state"))
-    return _score(name, value, [""] * len(value))
+    return score_of(name, value, [""] * len(value))
 
 
 def margin_causal(
@@ -540,7 +557,7 @@ def margin_causal(
         ("contextual_flow", contextual_flow, "state"),
         ("associative_flow", associative_flow, "state"),
     )
-    return _score("margin_causal", context + association, [""] * len(context))
+    return score_of("margin_causal", context + association, [""] * len(context))
 
 
 # -- shared -------------------------------------------------------------------------------------
@@ -604,10 +621,11 @@ def _states(states: Sequence[int]) -> str:
 
 def undefined(name: str, n_states: int, reason: str) -> Score:
     """A score of that name that is NaN throughout, with the reason."""
-    return _score(name, np.full(n_states, np.nan), [reason] * n_states)
+    return score_of(name, np.full(n_states, np.nan), [reason] * n_states)
 
 
-def _score(name: str, value: Iterable[float], reasons: Iterable[str], note: str = "") -> Score:
+def score_of(name: str, value: Iterable[float], reasons: Iterable[str], note: str = "") -> Score:
+    """A score of that name, with the words and the unit of `DEFINITIONS`."""
     value = np.array(value, dtype=np.float64)
     return Score(
         name=name,

@@ -209,7 +209,8 @@ def choose_subject(
     if any(asked):
         told = _standing_out(q, asked, tried, level, sure=True)
         if not told:
-            return Pair(cue, Choice(max(np.flatnonzero(asked), key=lambda i: size[i])), "asked")
+            named = [i for i, is_asked in enumerate(asked) if is_asked]
+            return Pair(cue, Choice(max(named, key=lambda i: float(size[i]))), "asked")
         among = [i in told for i in range(len(own))]
     best = pick(q, among)
     if best.word < 0:

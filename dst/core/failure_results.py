@@ -98,7 +98,8 @@ class FailureMode(Result):
 
     Attributes:
         mode: ``knowledge or format``, ``lag``, ``analogical collapse``,
-            ``reasoning shortcut hijack``, ``distractor interference``, ``unclassified``; "" for a run that does not fail.
+            ``reasoning shortcut hijack``, ``distractor interference``, ``unclassified``; "" for
+            a run that does not fail.
         rule: The first rule whose conditions hold, whatever the outcome: on correct runs this
             is the rule's false alarm.
         says: The mode and what it rests on, in a sentence.

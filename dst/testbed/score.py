@@ -46,7 +46,7 @@ from dst.models.backend import Backend
 from dst.models.load import load
 from dst.testbed.grades import Grade, Item, grade, items, last_repair
 from dst.testbed.planted import Plant, Planted, build
-from dst.tracing import concepts
+from dst.tracing import concept_vectors as concepts
 from dst.tracing.attribution import attribution
 from dst.tracing.commitment import repairs
 from dst.tracing.cuts import cut_effects

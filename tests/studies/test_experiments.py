@@ -12,7 +12,7 @@ import pytest
 
 from dst.core.study_results import StudyTable
 from dst.studies.rows import as_arrow
-from experiments.correlation import report, stands
+from experiments.correlation import places, report, stands
 from experiments.items import Items, by_group, held_out
 from experiments.predict_early import arrived
 from experiments.published_vs_ours import mark_rows, word_share
@@ -83,6 +83,13 @@ def test_an_interval_that_is_not_there_is_no_yes(tmp_path: Path) -> None:
         dict.fromkeys(some.tables, 0.0),
     )
     assert not any(stands(nothing).values())
+
+
+def test_checkpoints_are_placed_by_their_step_and_models_by_their_order() -> None:
+    assert places(["a-0300", "b-0150", "b-1000", "a-0150"]) == {
+        "a-0300": 3.0, "b-0150": 1.5, "b-1000": 4.0, "a-0150": 1.5,
+    }  # fmt: skip
+    assert places(["one", "two-7"]) == {"one": 0.0, "two-7": 1.0}
 
 
 def test_groups_are_means_over_model_and_word() -> None:
