@@ -11,6 +11,7 @@ words are tried first, then the account is made with the story's cue and subject
 
 from __future__ import annotations
 
+import os
 import resource
 import statistics
 import sys
@@ -110,6 +111,7 @@ def embedded() -> None:
 
 def gpt2() -> None:
     """GPT-2 small's shape: the account, and where its time goes."""
+    torch.set_num_threads(os.cpu_count() or 1)
     config, family = gpt2_small(**({} if SMOKE else {"initializer_range": 0.05}))
     torch.manual_seed(0)
     tokenizer = dst.load().tokenizer

@@ -174,7 +174,8 @@ def _work_out(
             with metered() as most:
                 made = account(dry, case.replace(**named, case_id=case.case_id), False)
             twice = 2 if case.twin_question is not None else 1
-            rows = twice * (1 + WORD_DRAWS * (2 * len(names) - 1))
+            # Every word by itself, masked by another, and with the cue.
+            rows = twice * (1 + WORD_DRAWS * (3 * len(names) - 2))
             most.token_blocks += rows * len(ids) * model.spec.n_layers
             most.passes += least.passes
             most.calls += least.passes * model.spec.n_layers
